@@ -1,0 +1,1 @@
+"""The models made portable: SavedModel, TFLite and ONNX files that are proven to compute what the model computes."""

@@ -1,0 +1,129 @@
+"""`bundle.json`, the table of contents of a bundle: what is in it, and the digest of every file."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from zoo.errors import UserError
+from zoo.files import write_text
+
+FILE = "bundle.json"
+FORMAT_VERSION = 1
+REFERENCE = "reference"
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Files of a bundle that belong together.
+
+    Attributes:
+        path: the file or directory that they make up, relative to the bundle, with `/`.
+        files: each one's path, relative to the bundle, and its SHA-256 in hexadecimal.
+    """
+
+    path: str
+    files: dict[str, str]
+
+    def altered(self, bundle: Path) -> list[str]:
+        """The files that are not what they were when the bundle was made: missing, or of another digest."""
+        return [
+            name
+            for name, expected in self.files.items()
+            if not (bundle / name).is_file() or digest(bundle / name) != expected
+        ]
+
+    def size(self, bundle: Path) -> int:
+        """Bytes, of the files that are there."""
+        return sum((bundle / name).stat().st_size for name in self.files if (bundle / name).is_file())
+
+
+@dataclasses.dataclass(frozen=True)
+class Artefact(Part):
+    """A model in one format.
+
+    Attributes:
+        runtime: what runs it, a name in `export.runtimes.RUNTIMES`.
+    """
+
+    runtime: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a bundle holds.
+
+    Attributes:
+        name: the model's name for TensorFlow Serving.
+        family: "gpt", ...
+        task: what the model was made for, as in `zoo.create`.
+        inputs: each one's `zoo.model.TensorSpec` as JSON has it.
+        outputs: their names.
+        artefacts: by name: "saved_model", "tflite", "onnx".
+        reference: inputs, and the Keras model's outputs for them.
+    """
+
+    name: str
+    family: str
+    task: str
+    inputs: list[dict[str, Any]]
+    outputs: list[str]
+    artefacts: dict[str, Artefact]
+    reference: Part
+
+    def write(self, bundle: Path) -> None:
+        """Write `bundle.json`."""
+        write_text(
+            bundle / FILE,
+            json.dumps({"format_version": FORMAT_VERSION} | dataclasses.asdict(self), indent=2) + "\n",
+        )
+
+    @staticmethod
+    def read(bundle: Path) -> "Manifest":
+        """Read `bundle.json`, which may come from anywhere.
+
+        Raises:
+            UserError: it is missing, of another version, broken, or leads out of the bundle.
+        """
+        file = bundle / FILE
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{bundle} is no bundle: it has no {FILE}; `zoo export` makes one") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({error}): export the model again") from None
+        version = content.pop("format_version", None) if isinstance(content, dict) else None
+        if version != FORMAT_VERSION:
+            raise UserError(f"{file} has format_version {version!r}, and this program reads {FORMAT_VERSION}")
+        try:
+            artefacts = {str(name): Artefact(**fields) for name, fields in content.pop("artefacts").items()}
+            reference = Part(**content.pop("reference"))
+            manifest = Manifest(**content, artefacts=artefacts, reference=reference)
+            parts = [reference, *artefacts.values()]
+            paths = [path for part in parts for path in (part.path, *part.files)]
+            outside = [path for path in paths if not _is_inside(bundle, path)]
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise UserError(f"{file} is not a bundle's table of contents ({error}): export the model again") from None
+        if outside:
+            raise UserError(f"{file} names {outside[0]!r}, which is not inside the bundle: do not trust it")
+        return manifest
+
+
+def _is_inside(bundle: Path, path: str) -> bool:
+    # A link that leads out is as bad as "..".
+    return not PurePosixPath(path).is_absolute() and (bundle / path).resolve().is_relative_to(bundle.resolve())
+
+
+def digests(bundle: Path, path: str) -> dict[str, str]:
+    """The files at `path`, with their digests: all in it where it is a directory, else it and what is named like it
+    with more added (as large ONNX files keep their weights)."""
+    whole = bundle / path
+    files = whole.rglob("*") if whole.is_dir() else whole.parent.glob(whole.name + "*")
+    return {file.relative_to(bundle).as_posix(): digest(file) for file in sorted(files) if file.is_file()}
+
+
+def digest(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,93 @@
+"""Child processes: converters and runtimes run alone, so that their leaks, noise and crashes stay out of the caller."""
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from zoo.errors import UserError
+
+# Disk full, quota used up, size limit reached, not allowed: TensorFlow and its converters pass them on as text only.
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+
+class ChildFailure(Exception):  # noqa: N818 - not an error of the caller's: what a child could not do
+    """A child process crashed, hung, or said that it failed. The message is one line."""
+
+
+def run_child(arguments: list[str], timeout: float) -> None:
+    """Run Python with `arguments`, its output kept out of ours.
+
+    The child sees no GPU, so that every run computes in the same float32, and finds this project by name (unless
+    `-I` is among the arguments).
+
+    Args:
+        arguments: what follows `python` on the command line.
+        timeout: seconds after which the child is ended.
+
+    Raises:
+        ChildFailure: it ended in any way but with exit status 0; the message ends in the last line that it wrote.
+        OSError: it failed because a file could not be written.
+    """
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    try:
+        child = subprocess.run(
+            [sys.executable, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            env=environment,
+            text=True,
+            errors="replace",
+        )
+    except subprocess.TimeoutExpired:
+        raise ChildFailure(f"did not finish within {timeout:.0f} seconds") from None
+    if child.returncode == 0:
+        return
+    raise_if_not_writable(child.stdout)
+    lines = [line.strip() for line in child.stdout.splitlines() if line.strip()]
+    last = one_line(lines[-1]) if lines else "no word"
+    if child.returncode < 0:
+        raise ChildFailure(f"was killed by {signal.Signals(-child.returncode).name}, after: {last}")
+    raise ChildFailure(last)
+
+
+def raise_if_not_writable(text: str) -> None:
+    """Raise the OSError that an error message of another program speaks of, if a file could not be written."""
+    for number in NOT_WRITABLE:
+        if os.strerror(number) in text:
+            raise OSError(number, os.strerror(number))
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write for want of space or permission, in whatever form it comes, into a UserError.
+
+    Raises:
+        UserError: the reason, and that nothing was written to `path`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        try:
+            raise_if_not_writable(str(error))
+        except OSError as reason:
+            raise UserError(f"cannot write ({reason.strerror}): nothing was written to {path}") from error
+        raise
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """`text` with its white space folded, cut to `limit` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."

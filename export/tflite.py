@@ -1,0 +1,41 @@
+"""LiteRT (TensorFlow Lite): a SavedModel as one .tflite file of built-in operators, for phones and edge devices."""
+
+import re
+import sys
+from pathlib import Path
+
+from export.processes import one_line, run_child
+from export.saved_model import SIGNATURE
+
+
+def write_tflite(saved_model: Path, file: Path, timeout: float) -> None:
+    """Convert the SavedModel in `saved_model` to `file`, keeping its signature and its free axes.
+
+    No operators of TensorFlow's own (Flex) are let in: the LiteRT runtimes on devices do not have them. The
+    converter leaks memory and logs without end, so that each conversion has a process of its own.
+
+    Args:
+        timeout: seconds that the conversion may take.
+
+    Raises:
+        ChildFailure: it cannot be converted; where operators are the reason, the message names them.
+        OSError: the disk is full.
+    """
+    run_child(["-P", "-m", "export.tflite", str(saved_model), str(file)], timeout)
+
+
+def _convert(saved_model: str, file: str) -> None:
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[SIGNATURE])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    try:
+        content = converter.convert()
+    except Exception as error:  # the converter's own class, its message a page of MLIR
+        operators = re.search(r"(?:Custom|Flex) ops: (.+)", str(error))
+        sys.exit(f"operators that TFLite has not built in: {operators[1]}" if operators else one_line(str(error)))
+    Path(file).write_bytes(content)
+
+
+if __name__ == "__main__":
+    _convert(*sys.argv[1:])

@@ -1,0 +1,27 @@
+"""The recipes by name. A recipe's module holds its settings and nothing heavy: TensorFlow comes with its `run`."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from recipes.gpt_pretrain import GPTPretrain, train_gpt
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A named way to train.
+
+    Attributes:
+        title: what it does, in a line.
+        settings: the dataclass of its settings, each an option of `zoo train NAME`.
+        train: runs it; returns what there is to tell at the end.
+    """
+
+    title: str
+    settings: type
+    train: Callable[[Any], dict[str, Any]]
+
+
+RECIPES: dict[str, Recipe] = {
+    "gpt-pretrain": Recipe("train GPT on text to predict the next token", GPTPretrain, train_gpt),
+}

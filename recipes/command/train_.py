@@ -1,0 +1,32 @@
+"""`zoo train RECIPE`: train a model on the user's data."""
+
+import json
+
+from recipes.catalogue import RECIPES
+from recipes.command.parsing import parse
+from zoo.config import nearest
+from zoo.errors import UserError
+
+
+def run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: zoo train RECIPE ...      (zoo train RECIPE --help lists its settings)\n")
+        for name, recipe in RECIPES.items():
+            print(f"  {name:16}{recipe.title}")
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in RECIPES:
+        raise UserError(f"unknown recipe {name!r}{nearest(name, RECIPES)}")
+    recipe = RECIPES[name]
+    settings = parse(recipe.settings, rest, f"zoo train {name}")
+    summary = recipe.train(settings)
+    if settings.json:
+        print(json.dumps(summary))
+    else:
+        for key, value in summary.items():
+            print(
+                f"{key.replace('_', ' ')}: {value:,.4f}"
+                if isinstance(value, float)
+                else f"{key.replace('_', ' ')}: {value}"
+            )
+    return 0

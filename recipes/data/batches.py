@@ -1,0 +1,101 @@
+"""Batches of windows of packed text, each a pure function of its step, so that a run resumes exactly."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from zoo.errors import UserError
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+def windows(tokens: np.ndarray, length: int, phase: int = 0) -> np.ndarray:
+    """All windows one after another from `phase` on, each with the token that follows: a view, (count, length + 1).
+
+    A last window that is not full is left out.
+    """
+    return np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[phase::length]
+
+
+class TrainingBatches:
+    """An endless stream of batches; `batch(step)` gives any of it directly.
+
+    Each epoch cuts the text into windows that do not overlap, from a random first token on, and takes them in random
+    order: a token is seen once an epoch, but for less than two windows at the ends of the text.
+
+    Args:
+        tokens: (tokens,) integers, such as `PackedText.tokens("train")`.
+        length: tokens in a window.
+        batch_size: windows in a batch.
+        seed: of the order.
+
+    Raises:
+        UserError: the text is shorter than one window and the token that follows it.
+    """
+
+    def __init__(self, tokens: np.ndarray, length: int, batch_size: int, seed: int) -> None:
+        require_window(tokens, length, "training")
+        self.tokens, self.length, self.batch_size, self.seed = tokens, length, batch_size, seed
+        # As many windows as every phase has room for; only a text of less than two windows limits the phases.
+        self.windows_per_epoch = max(1, (len(tokens) - length) // length)
+        self._epoch = lru_cache(maxsize=2)(self._shuffled)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of the global step `step`, from 0: ids and the next ids, both (batch_size, length) int32."""
+        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        rows = np.empty((self.batch_size, self.length + 1), np.int32)
+        epochs = places // self.windows_per_epoch
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            here = epochs == epoch
+            all_windows, order = self._epoch(epoch)
+            rows[here] = all_windows[order[places[here] % self.windows_per_epoch]]
+        return rows[:, :-1], rows[:, 1:]
+
+    def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The windows of an epoch, and the order in which they come: (windows_per_epoch,) int64."""
+        random = np.random.default_rng([self.seed, epoch])
+        spare = len(self.tokens) - 1 - self.windows_per_epoch * self.length
+        phase = int(random.integers(min(self.length, spare + 1)))
+        return windows(self.tokens, self.length, phase), random.permutation(self.windows_per_epoch)
+
+
+class ValidationBatches:
+    """The same windows at every evaluation: consecutive from the start of the text, without overlap.
+
+    Every batch is full, so that each window weighs the same in a mean over batches: where the windows do not divide by
+    `batch_size`, or are more than `max_windows`, some are left out, evenly over the text. Fewer windows than one batch
+    make one smaller batch.
+
+    Args:
+        tokens: (tokens,) integers, such as `PackedText.tokens("validation")`.
+        length: tokens in a window.
+        batch_size: windows in a batch.
+        max_windows: take no more than this many.
+
+    Raises:
+        UserError: the text is shorter than one window and the token that follows it.
+    """
+
+    def __init__(self, tokens: np.ndarray, length: int, batch_size: int, max_windows: int | None = None) -> None:
+        require_window(tokens, length, "validation")
+        self.length = length
+        self._windows = windows(tokens, length)
+        count = min(len(self._windows), max_windows or len(self._windows))
+        self.batch_size = min(batch_size, count)
+        self.num_batches = count // self.batch_size
+        taken = self.num_batches * self.batch_size
+        self._taken = np.arange(taken) * len(self._windows) // taken
+
+    def batch(self, step: int) -> Batch:
+        """Batch `step` of `num_batches`: ids and the next ids, both (batch_size, length) int32."""
+        rows = self._windows[self._taken[step * self.batch_size :][: self.batch_size]].astype(np.int32)
+        return rows[:, :-1], rows[:, 1:]
+
+
+def require_window(tokens: np.ndarray, length: int, name: str) -> None:
+    """Raise UserError unless there is a window of `length` tokens and the token that follows it."""
+    if len(tokens) < length + 1:
+        raise UserError(
+            f"the {name} text has {len(tokens)} tokens, and one sequence needs {length + 1}: "
+            "give more text, a shorter sequence, or another share of it to validation"
+        )

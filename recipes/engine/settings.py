@@ -1,0 +1,53 @@
+"""The settings that every recipe shares."""
+
+import dataclasses
+from typing import Literal
+
+from zoo.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How long and how to train."""
+
+    steps: int = 2000
+    """Number of updates."""
+    batch_size: int = 32
+    """Sequences in an update, over all replicas."""
+    learning_rate: float = 1e-3
+    """Peak of the schedule: linear warm-up, then cosine decay."""
+    warmup_steps: int = 100
+    """Updates before the peak."""
+    final_learning_rate: float = 0.1
+    """Where the decay ends, as a fraction of the peak."""
+    weight_decay: float = 0.1
+    """Decoupled decay of matrices and embeddings; biases and norms have none."""
+    beta_2: float = 0.99
+    """Decay of AdamW's second moment."""
+    clip_norm: float = 1.0
+    """Longest global gradient; 0 does not clip."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the layers; weights, softmax, norms and losses stay float32."""
+    strategy: Literal["auto", "one", "mirrored"] = "auto"
+    """Devices: one, or all GPUs of this machine in step (mirrored); auto is mirrored where there are several."""
+    xla: bool = True
+    """Step compiled by XLA (one device only); --no-xla does without."""
+    evaluate_every: int = 250
+    """Updates between evaluations."""
+    seed: int = 0
+    """Of weights, data order and dropout."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "evaluate_every"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("warmup_steps", "weight_decay", "clip_norm", "seed"):
+            _require(self, name, 0 <= getattr(self, name) < float("inf"), "0 or more")
+        _require(self, "learning_rate", 0 < self.learning_rate < float("inf"), "above 0")
+        _require(self, "final_learning_rate", 0 <= self.final_learning_rate <= 1, "from 0 to 1")
+        _require(self, "beta_2", 0 <= self.beta_2 < 1, "from 0 to below 1")
+
+
+def _require(settings: object, name: str, holds: bool, allowed: str) -> None:
+    if not holds:
+        option = name.replace("_", "-")
+        raise UserError(f"--{option} is {getattr(settings, name)}, and must be {allowed}")

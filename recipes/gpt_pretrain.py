@@ -1,0 +1,175 @@
+"""gpt-pretrain: train GPT on text to predict the next token (Radford et al. 2019, section 2).
+
+On a laptop (two cores, about two minutes), characters:
+
+    zoo train gpt-pretrain --data input.txt --out run --tokenizer char --max-length 64
+
+On a GPU: `--preset gpt2 --vocabulary-size 32000 --precision bfloat16 --batch-size 64 --learning-rate 6e-4
+--beta-2 0.95 --warmup-steps 2000 --steps 100000 --evaluate-every 1000`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from recipes.data.packing import TokenizerTraining, pack
+from recipes.engine.settings import Training
+from recipes.engine.start import start_tensorflow
+from zoo.directory import find_model_directory, read_config, require_vocabulary
+from zoo.errors import UserError
+from zoo.gpt import GPTConfig
+from zoo.registry import find_preset
+from zoo.text import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class GPTPretrain:
+    """Train GPT on a text file, or a folder of them, to predict the next token.
+
+    Leaves in --out: recipe.json, metrics.jsonl, loss.png, samples.txt, TensorBoard's logs, and model/, the model with
+    the lowest validation loss.
+    """
+
+    data: Path
+    """Text file, or folder of text files."""
+    out: Path
+    """Run directory to make."""
+    validation_data: Path | None = None
+    """Held-out text; without it a part of the data is held out."""
+    validation_fraction: float = 0.1
+    """Part of the data to hold out: whole documents of a folder, the end of a single file."""
+    tokenizer: str = "bpe"
+    """bpe or char, trained on the data; or the directory of a model or a tokenizer."""
+    vocabulary_size: int = 2048
+    """Tokens of a bpe that is trained."""
+    preset: str = "gpt-mini"
+    """Size of the model; zoo list shows them."""
+    source: Annotated[Path | None, arg(name="from")] = None
+    """Model directory to go on from, with its own tokenizer, instead of fresh weights."""
+    max_length: int | None = None
+    """Context in tokens; None for the preset's."""
+    dropout: float | None = None
+    """Rate of every dropout; None for the preset's."""
+    training: Training = dataclasses.field(default_factory=Training)
+    evaluation_windows: int = 1000
+    """Most windows of held-out text to evaluate on, evenly spaced."""
+    sample_prompt: str = "The "
+    """Text that the sample at each evaluation continues."""
+    sample_tokens: int = 48
+    """Length of the sample; 0 makes none."""
+    force: bool = False
+    """Replace the run that is in --out already."""
+    json: bool = False
+    """Print the result as one JSON object."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(f"--validation-fraction is {self.validation_fraction}, and must be between 0 and 1")
+        if self.evaluation_windows < 1:
+            raise UserError(f"--evaluation-windows is {self.evaluation_windows}, and must be at least 1")
+        if self.sample_tokens < 0:
+            raise UserError(f"--sample-tokens is {self.sample_tokens}, and must be 0 or more")
+
+
+def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
+    """Run the recipe: text to packed tokens, tokens to windows, and the engine trains; what it says is printed."""
+    from recipes.data.batches import TrainingBatches, ValidationBatches
+    from recipes.data.text import open_corpus
+    from recipes.engine.directory import open_run_directory, require_run_directory
+
+    # Whatever can be wrong is found out before TensorFlow is imported and anything is written to --out.
+    require_run_directory(settings.out, settings.force)
+    overrides = _overrides(settings)
+    config = _config(settings, overrides)
+    corpus = open_corpus(settings.data, settings.validation_data, settings.validation_fraction)
+    packed = pack(corpus, _tokenizer(settings))
+    if settings.source is None:
+        overrides["vocabulary_size"] = packed.tokenizer.vocabulary_size
+    else:
+        require_vocabulary(packed.tokenizer, config, settings.source)
+    training, length = settings.training, config.max_length
+    train_batches = TrainingBatches(packed.tokens("train"), length, training.batch_size, training.seed)
+    validation_batches = ValidationBatches(
+        packed.tokens("validation"), length, training.batch_size, settings.evaluation_windows
+    )
+    facts = {
+        "train_tokens": packed.train.tokens,
+        "validation_tokens": packed.validation.tokens,
+        "vocabulary_size": packed.tokenizer.vocabulary_size,
+        "unigram_entropy": packed.unigram_entropy,
+        "replaced_characters": packed.replaced,
+    }
+    open_run_directory(settings.out, settings.force, "gpt-pretrain", dataclasses.asdict(settings), facts)
+    start_tensorflow()
+    import keras
+
+    import zoo
+    from recipes.data.dataset import training_dataset, validation_dataset
+    from recipes.engine.loop import train
+    from zoo.generation import Generator
+
+    def make_model(dtype: str) -> Any:
+        if settings.source is not None:
+            return zoo.load(settings.source, task="generate", dtype=dtype, **overrides)
+        model = zoo.create(settings.preset, task="generate", dtype=dtype, **overrides)
+        model.tokenizer = packed.tokenizer
+        return model
+
+    def make_sample(model: Any) -> Callable[[], str] | None:
+        if not settings.sample_tokens:
+            return None
+        generator = Generator(model)
+        return lambda: settings.sample_prompt + generator.generate_text(settings.sample_prompt, settings.sample_tokens)
+
+    summary = train(
+        make_model,
+        {"logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
+        training_dataset(train_batches),
+        validation_dataset(validation_batches),
+        training,
+        settings.out,
+        tokens_per_step=training.batch_size * length,
+        bytes_per_token=packed.validation.bytes / packed.validation.tokens,
+        make_sample=make_sample,
+    )
+    return {**summary, "unigram_entropy": packed.unigram_entropy}
+
+
+def _overrides(settings: GPTPretrain) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    if settings.max_length is not None:
+        overrides["max_length"] = settings.max_length
+    if settings.dropout is not None:
+        overrides |= {"dropout": settings.dropout, "attention_dropout": settings.dropout}
+    return overrides
+
+
+def _config(settings: GPTPretrain, overrides: dict[str, Any]) -> GPTConfig:
+    """The configuration in force, all but the vocabulary of a model with fresh weights."""
+    if settings.source is None:
+        family, config = find_preset(settings.preset)
+    else:
+        family, _, values = read_config(find_model_directory(settings.source))
+        config = family.config_class.from_dict(values)
+    if not isinstance(config, GPTConfig):
+        raise UserError(f"gpt-pretrain trains GPT, and {settings.source or settings.preset} is a {family.name} model")
+    return config.replace(**overrides)
+
+
+def _tokenizer(settings: GPTPretrain) -> TokenizerTraining | Tokenizer:
+    """What the text is encoded with: the tokenizer of the model to go on from, a saved one, or one to be trained."""
+    if settings.source is not None:
+        return Tokenizer.load(find_model_directory(settings.source))
+    if settings.tokenizer == "bpe":
+        return TokenizerTraining("bpe", settings.vocabulary_size)
+    if settings.tokenizer == "char":
+        return TokenizerTraining("char")
+    directory = Path(settings.tokenizer)
+    if not directory.is_dir():
+        raise UserError(
+            f"--tokenizer is {settings.tokenizer!r}, and must be bpe, char, or the directory of a tokenizer"
+        )
+    return Tokenizer.load(directory)

@@ -1,0 +1,78 @@
+"""Files and directories that appear whole or not at all: written beside their name, flushed, then renamed."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from zoo.errors import UserError
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write; it takes the place of `path` only if the block ends without an exception."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        yield partial
+        flush_to_disk(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def whole_directory(path: Path, force: bool = False) -> Iterator[Path]:
+    """Yield a fresh directory to fill; it becomes `path` only if the block ends without an exception.
+
+    Args:
+        path: the final name. Its parents are made.
+        force: replace what stands there now. Without it a non-empty `path` is a UserError, raised at once.
+
+    Raises:
+        UserError: `path` is taken.
+    """
+    path = Path(path)
+    require_free(path, force)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                flush_to_disk(file)
+        require_free(path, force)  # somebody else may have taken the name meanwhile
+        replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+        if path.exists():
+            path.rename(replaced)
+        partial.rename(path)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_free(path: Path, force: bool = False) -> None:
+    """Raise UserError unless `path` can be written: it does not exist, is an empty directory, or `force` is given."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, and a directory is to be written there: choose another name")
+    if path.is_dir() and any(path.iterdir()) and not force:
+        raise UserError(f"{path} is not empty: choose another name, or --force to replace it")
+
+
+def flush_to_disk(path: Path) -> None:
+    """Ask the operating system to put the file on disk, so that a rename never outruns its content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,149 @@
+"""Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2): self, causal and cross, with a cache."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+# Added to the scores of keys that may not be seen. Finite, so that a row with no visible key stays finite (it
+# attends evenly), and two of them added up stay inside float32.
+HIDDEN = -1e9
+
+Cache = dict[str, Any]
+
+
+def empty_cache(batch: Any, num_heads: int, length: Any, head_dim: int, dtype: str = "float32") -> Cache:
+    """The cache of one layer: `key` and `value`, each (batch, num_heads, length, head_dim), zeros to be filled.
+
+    The layout is settled: one such dict a layer, preallocated to `length` slots, slot i holding token i. A call
+    writes its tokens at `cache_index` and hands the cache back, so that the same code runs eagerly, in a
+    `tf.while_loop`, and in an exported graph that takes the cache in and gives it out.
+    """
+    shape = (batch, num_heads, length, head_dim)
+    return {"key": ops.zeros(shape, dtype=dtype), "value": ops.zeros(shape, dtype=dtype)}
+
+
+@keras.saving.register_keras_serializable("zoo")
+class MultiHeadAttention(keras.layers.Layer):
+    """Attention with a fused query-key-value projection.
+
+    Args:
+        width: size of the input and the output of each token.
+        num_heads: heads; each attends in `width / num_heads` dimensions.
+        causal: let a token see itself and earlier ones only.
+        cross: take keys and values from `context` instead of the input.
+        dropout: rate of dropout on the attention weights.
+        stddev: standard deviation of the initial query, key and value kernels.
+        output_stddev: the same for the output kernel; `stddev` where None.
+
+    Raises:
+        ValueError: `width` is no multiple of `num_heads`, or `causal` and `cross` are both set.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        causal: bool = False,
+        cross: bool = False,
+        dropout: float = 0.0,
+        stddev: float = 0.02,
+        output_stddev: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if width % num_heads:
+            raise ValueError(f"width {width} is no multiple of num_heads {num_heads}")
+        if causal and cross:
+            raise ValueError("causal attention orders one sequence: it cannot be cross attention too")
+        self.width, self.num_heads, self.head_dim = width, num_heads, width // num_heads
+        self.causal, self.cross = causal, cross
+        normal = keras.initializers.RandomNormal
+        common = {"dtype": self.dtype_policy.name}
+        if cross:
+            self.query = keras.layers.Dense(width, kernel_initializer=normal(stddev=stddev), name="query", **common)
+            self.key_value = keras.layers.Dense(
+                2 * width, kernel_initializer=normal(stddev=stddev), name="key_value", **common
+            )
+        else:
+            self.qkv = keras.layers.Dense(3 * width, kernel_initializer=normal(stddev=stddev), name="qkv", **common)
+        self.dropout = keras.layers.Dropout(dropout, name="dropout", **common)
+        self.output_projection = keras.layers.Dense(
+            width, kernel_initializer=normal(stddev=output_stddev or stddev), name="output", **common
+        )
+
+    def call(
+        self,
+        x: Any,
+        context: Any = None,
+        padding_mask: Any = None,
+        cache: Cache | None = None,
+        cache_index: Any = None,
+        return_weights: bool = False,
+        training: bool | None = None,
+    ) -> Any:
+        """Attend.
+
+        Args:
+            x: (batch, tokens, width).
+            context: (batch, context_tokens, width); cross attention only.
+            padding_mask: (batch, keys), 1 for real tokens: over the context in cross attention, over all slots of
+                the cache where one is given, else over `x`.
+            cache: as `empty_cache` makes it; `x` is appended to it at slot `cache_index`. Causal attention only.
+            cache_index: int32 scalar, the number of slots filled before this call. The caller keeps
+                `cache_index + tokens` within the slots there are.
+            return_weights: also return the weights, (batch, num_heads, tokens, keys), float32.
+
+        Returns:
+            The output (batch, tokens, width); with a cache or `return_weights` a tuple of it, then the cache, then
+            the weights, as far as asked for.
+
+        Raises:
+            ValueError: a context, or a cache, in the wrong kind of attention.
+        """
+        if self.cross != (context is not None):
+            raise ValueError("cross attention takes a context, and self attention takes none")
+        if cache is not None and not self.causal:
+            raise ValueError("only causal attention can append to a cache: later tokens would change earlier ones")
+        if self.cross:
+            query = self._split_heads(self.query(x), 1)[0]
+            key, value = self._split_heads(self.key_value(context), 2)
+        else:
+            query, key, value = self._split_heads(self.qkv(x), 3)  # each (batch, heads, tokens, head_dim)
+        if cache is not None:
+            start = (0, 0, cache_index, 0)
+            key = ops.slice_update(cache["key"], start, ops.cast(key, cache["key"].dtype))
+            value = ops.slice_update(cache["value"], start, ops.cast(value, cache["value"].dtype))
+            cache = {"key": key, "value": value}
+            key, value = ops.cast(key, self.compute_dtype), ops.cast(value, self.compute_dtype)
+
+        query = query * self.head_dim**-0.5
+        scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32")
+        if self.causal:
+            scores = scores + _causal_bias(ops.shape(query)[2], ops.shape(key)[2], cache_index)
+        if padding_mask is not None:
+            visible = ops.expand_dims(ops.expand_dims(ops.cast(padding_mask, "float32"), 1), 1)
+            scores = scores + (1.0 - visible) * HIDDEN  # (batch, 1, 1, keys)
+        weights = ops.softmax(scores)
+        dropped = self.dropout(ops.cast(weights, self.compute_dtype), training=training)
+        mixed = ops.transpose(ops.matmul(dropped, value), (0, 2, 1, 3))  # (batch, tokens, heads, head_dim)
+        output = self.output_projection(ops.reshape(mixed, (-1, ops.shape(mixed)[1], self.width)))
+
+        extras = ([cache] if cache is not None else []) + ([weights] if return_weights else [])
+        return (output, *extras) if extras else output
+
+    def _split_heads(self, projected: Any, parts: int) -> list[Any]:
+        """(batch, tokens, parts * width) to `parts` tensors of (batch, heads, tokens, head_dim)."""
+        tokens = ops.shape(projected)[1]
+        heads = [
+            ops.reshape(part, (-1, tokens, self.num_heads, self.head_dim))
+            for part in ops.split(projected, parts, axis=-1)
+        ]
+        return [ops.transpose(part, (0, 2, 1, 3)) for part in heads]
+
+
+def _causal_bias(queries: Any, keys: Any, first: Any) -> Any:
+    """(queries, keys), 0 where key position <= query position and HIDDEN elsewhere; query i stands at `first + i`."""
+    query_position = ops.expand_dims(ops.arange(queries, dtype="int32") + (0 if first is None else first), 1)
+    key_position = ops.expand_dims(ops.arange(keys, dtype="int32"), 0)
+    return ops.cast(key_position > query_position, "float32") * HIDDEN

@@ -1,0 +1,138 @@
+"""Embeddings: tokens (which also project back to the vocabulary), positions, segments, image patches."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+class _Lookup(keras.layers.Layer):
+    """A table of `rows` learned rows of `width` numbers, drawn from a normal distribution of deviation `stddev`."""
+
+    def __init__(self, rows: int, width: int, stddev: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rows, self.width, self.stddev = rows, width, stddev
+
+    def build(self, input_shape: Any = None) -> None:
+        normal = keras.initializers.RandomNormal(stddev=self.stddev)
+        self.table = self.add_weight(shape=(self.rows, self.width), initializer=normal, name="table")
+
+    def call(self, ids: Any) -> Any:
+        return ops.cast(ops.take(self.table, ids, axis=0), self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class TokenEmbedding(_Lookup):
+    """A row for each token id; the same table turned round gives logits (Press and Wolf 2017).
+
+    Args:
+        vocabulary_size: ids are 0 to `vocabulary_size - 1`.
+        width: size of a row.
+        stddev: standard deviation of the initial table.
+    """
+
+    def __init__(self, vocabulary_size: int, width: int, stddev: float = 0.02, **kwargs: Any) -> None:
+        super().__init__(vocabulary_size, width, stddev, **kwargs)
+
+    def call(self, x: Any, reverse: bool = False) -> Any:
+        """int32 ids (batch, tokens) to (batch, tokens, width); with `reverse`, (..., width) to float32 logits
+        (..., vocabulary_size)."""
+        if not reverse:
+            return super().call(x)
+        table = ops.transpose(ops.cast(self.table, self.compute_dtype))
+        return ops.cast(ops.matmul(ops.cast(x, self.compute_dtype), table), "float32")
+
+
+@keras.saving.register_keras_serializable("zoo")
+class PositionEmbedding(_Lookup):
+    """A learned row for each position.
+
+    Args:
+        max_length: positions are 0 to `max_length - 1`.
+        width: size of a row.
+        stddev: standard deviation of the initial table.
+    """
+
+    def __init__(self, max_length: int, width: int, stddev: float = 0.02, **kwargs: Any) -> None:
+        super().__init__(max_length, width, stddev, **kwargs)
+
+    def call(self, positions: Any) -> Any:
+        """int32 positions (tokens,) or (batch, tokens) to rows (..., tokens, width). The caller passes positions,
+        so that a cache, left padding or packing can offset them."""
+        return super().call(positions)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class SegmentEmbedding(_Lookup):
+    """A row for each segment of a BERT input (Devlin et al. 2019, section 3).
+
+    Args:
+        num_segments: ids are 0 to `num_segments - 1`.
+        width: size of a row.
+        stddev: standard deviation of the initial table.
+    """
+
+    def __init__(self, num_segments: int, width: int, stddev: float = 0.02, **kwargs: Any) -> None:
+        super().__init__(num_segments, width, stddev, **kwargs)
+
+    def call(self, segment_ids: Any) -> Any:
+        """int32 segment ids (batch, tokens) to (batch, tokens, width)."""
+        return super().call(segment_ids)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class PatchEmbedding(keras.layers.Layer):
+    """An image cut into square patches, each projected to `width`, with a class token in front if asked for
+    (Dosovitskiy et al. 2021, section 3.1).
+
+    Args:
+        patch_size: side of a patch in pixels.
+        width: size of the projection.
+        class_token: put a learned token before the patches.
+        bias: give the projection a bias (ViT has one, CLIP has none).
+        stddev: standard deviation of the initial kernel and class token.
+    """
+
+    def __init__(
+        self,
+        patch_size: int,
+        width: int,
+        class_token: bool = True,
+        bias: bool = True,
+        stddev: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.patch_size, self.width = patch_size, width
+        self.has_class_token = class_token
+        self.initializer = keras.initializers.RandomNormal(stddev=stddev)
+        self.projection = keras.layers.Conv2D(
+            width,
+            patch_size,
+            strides=patch_size,
+            use_bias=bias,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=stddev),
+            data_format="channels_last",
+            dtype=self.dtype_policy.name,
+            name="projection",
+        )
+
+    def build(self, input_shape: Any) -> None:
+        self.projection.build(input_shape)
+        if self.has_class_token:
+            self.class_token = self.add_weight(
+                shape=(1, 1, self.width), initializer=self.initializer, name="class_token"
+            )
+
+    def call(self, images: Any) -> Any:
+        """Images (batch, height, width, channels) to (batch, patches [+ 1], width), row by row from the top left.
+
+        Pixels at the right and the bottom that fill no whole patch are left out.
+        """
+        patches = self.projection(images)  # (batch, rows, columns, width)
+        shape = ops.shape(patches)
+        patches = ops.reshape(patches, (-1, shape[1] * shape[2], self.width))
+        if not self.has_class_token:
+            return patches
+        token = ops.broadcast_to(ops.cast(self.class_token, patches.dtype), (shape[0], 1, self.width))
+        return ops.concatenate([token, patches], axis=1)

@@ -1,0 +1,106 @@
+"""The base of every model: what it takes in and gives out, how it is built, and how its weights are named."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import keras
+
+from zoo.config import Config
+
+if keras.backend.backend() == "tensorflow":
+    from zoo.training import DistributedModel as _Model
+else:  # other backends run the layers and models, and train as Keras does
+    _Model = keras.Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """An axis whose size varies from call to call.
+
+    Attributes:
+        name: "batch", "tokens", ...
+        maximum: the largest size allowed; None for no limit.
+    """
+
+    name: str
+    maximum: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """One named input of a model.
+
+    Attributes:
+        name: its key in the dict of inputs.
+        dtype: "int32" or "float32".
+        shape: an `Axis` where the size varies, an int where it is fixed.
+        highest: the largest value allowed in an integer input; None for no limit.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Axis | int, ...]
+    highest: int | None = None
+
+
+def token_specs(max_length: int, vocabulary_size: int) -> tuple[TensorSpec, ...]:
+    """The inputs of a text model: `token_ids` and `padding_mask` (1 = real), int32 (batch, tokens)."""
+    shape = (Axis("batch"), Axis("tokens", max_length))
+    return (
+        TensorSpec("token_ids", "int32", shape, highest=vocabulary_size - 1),
+        TensorSpec("padding_mask", "int32", shape, highest=1),
+    )
+
+
+class ZooModel(_Model):
+    """A Keras model that is made from one `Config`, takes a dict of named inputs and returns a dict of named outputs.
+
+    A subclass sets `family`, `config_class` and `output_names`, states `input_specs`, makes its layers in
+    `__init__`, each with a name, and writes `call`. Its weights exist once it is made. `task` is what the model was
+    created for, and `tokenizer` what its text goes through (None for a model without text): both are kept by
+    `zoo.save` and come back with `zoo.load`.
+    """
+
+    family: ClassVar[str]
+    config_class: ClassVar[type[Config]]
+    config: Any
+    output_names: ClassVar[tuple[str, ...]]
+
+    def __init__(self, config: Config | dict, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config = self.config_class.from_dict(config) if isinstance(config, dict) else config
+        self.task = "backbone"
+        self.tokenizer: Any = None
+
+    @property
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """The inputs, stated once: building, testing and exporting read them here."""
+        raise NotImplementedError(f"{type(self).__name__} does not state its inputs")
+
+    def build(self, input_shape: Any = None) -> None:
+        """Make the weights, by tracing `call` on symbolic inputs: nothing is computed."""
+        inputs = {
+            spec.name: keras.KerasTensor(
+                tuple(None if isinstance(size, Axis) else size for size in spec.shape), dtype=spec.dtype
+            )
+            for spec in self.input_specs
+        }
+        self.compute_output_spec(inputs)
+        self.built = True
+
+    def named_weights(self) -> dict[str, keras.Variable]:
+        """Every weight by its name in a checkpoint: the names of the layers that hold it, joined by dots.
+
+        A backbone's weights begin with `backbone.` whether it stands alone or inside a task model.
+        """
+        prefix = "backbone." if self.name == "backbone" else ""
+        return {prefix + ".".join(weight.path.split("/")[1:]): weight for weight in self.weights}
+
+    def get_config(self) -> dict[str, Any]:
+        return {"config": self.config.to_dict(), "name": self.name, "dtype": self.dtype_policy.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ZooModel":
+        model = cls(**config)
+        model.build()
+        return model
