@@ -47,12 +47,12 @@ class Config:
         if accepted and choices:
             accepted = value in choices
         if accepted and isinstance(value, (int, float)) and not isinstance(value, bool):
-            accepted = math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
+            accepted = abs(value) < math.inf and (low is None or value >= low) and (high is None or value <= high)
         if not accepted:
             self._reject(field.name, value, allowed)
 
     def _reject(self, name: str, value: Any, allowed: str) -> typing.NoReturn:
-        raise UserError(f"{type(self).__name__}: {name} is {value!r}, and must be {allowed}")
+        raise UserError(f"{type(self).__name__}: {name} is {value!r:.80}, and must be {allowed}")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -66,7 +66,7 @@ class Config:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for key in values:
             if key not in fields:
-                raise UserError(f"{cls.__name__}: unknown field {key!r}{nearest(str(key), fields)}")
+                raise UserError(f"{cls.__name__}: unknown field {key!r:.80}{nearest(str(key), fields)}")
         for name, field in fields.items():
             if field.default is dataclasses.MISSING and name not in values:
                 raise UserError(f"{cls.__name__}: the field {name!r} is missing")

@@ -39,7 +39,7 @@ def whole_directory(path: Path, force: bool = False) -> Iterator[Path]:
     Raises:
         UserError: `path` is taken.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # "." has no name to write beside, and a link is to stay one
     require_free(path, force)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -52,9 +52,14 @@ def whole_directory(path: Path, force: bool = False) -> Iterator[Path]:
                 flush_to_disk(file)
         require_free(path, force)  # somebody else may have taken the name meanwhile
         replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
-        if path.exists():
-            path.rename(replaced)
-        partial.rename(path)
+        try:
+            if path.exists():
+                path.rename(replaced)
+            partial.rename(path)
+        except BaseException:
+            if replaced.exists() and not path.exists():
+                replaced.rename(path)
+            raise
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -19,7 +19,8 @@ class Sampling:
 
     Attributes:
         temperature: the logits are divided by it; 0 takes the likeliest token (greedy).
-        top_k: draw among the `top_k` likeliest tokens only; 0 for all of them (Fan et al. 2018, section 5.4).
+        top_k: draw among the `top_k` likeliest tokens only; 0 for all of them (Fan et al. 2018, section 5.4). Of
+            equally likely tokens the lower id comes first, here, in `top_p` and in the greedy choice.
         top_p: draw among the fewest tokens whose probabilities add up to `top_p` (Holtzman et al. 2020, section 3.1).
         seed: the same seed, prompts and settings give the same tokens.
     """
@@ -32,10 +33,12 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature < float("inf"):
             raise UserError(f"temperature is {self.temperature}, and must be 0 or more")
-        if self.top_k < 0:
-            raise UserError(f"top_k is {self.top_k}, and must be 0 (no limit) or more")
+        if not 0 <= self.top_k < 2**31:
+            raise UserError(f"top_k is {self.top_k}, and must be 0 (no limit) or more, below 2**31")
         if not 0.0 < self.top_p <= 1.0:
             raise UserError(f"top_p is {self.top_p}, and must be above 0 and at most 1")
+        if not -(2**63) <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}, and must fit in 64 bits")
 
 
 GREEDY = Sampling(temperature=0.0)
@@ -44,22 +47,21 @@ GREEDY = Sampling(temperature=0.0)
 def choose_token(logits: Any, temperature: Any, top_k: Any, top_p: Any, seed: Any) -> Any:
     """Choose a token for each row of float32 logits (batch, vocabulary): int32 (batch,).
 
-    Everything but the logits is a scalar tensor (`seed`: two int32), so that one traced graph serves all settings.
+    Everything but the logits is a scalar tensor (`seed`: two int64), so that one traced graph serves all settings.
     """
-    greedy = tf.argmax(logits, axis=-1, output_type=tf.int32)
-    logits = logits / tf.where(temperature > 0.0, temperature, 1.0)
-    ordered = tf.sort(logits, axis=-1, direction="DESCENDING")
-    size = tf.shape(logits)[-1]
-    kept = tf.where(top_k > 0, tf.minimum(top_k, size), size)
-    hidden = tf.fill(tf.shape(ordered), logits.dtype.min)
-    ordered = tf.where(tf.range(size) < kept, ordered, hidden)
-    # A token is in the nucleus if the likelier ones do not yet add up to top_p: the likeliest always is.
-    before = tf.cumsum(tf.nn.softmax(ordered, axis=-1), axis=-1, exclusive=True)
-    nucleus = tf.logical_and(before < top_p, ordered > logits.dtype.min)
-    threshold = tf.reduce_min(tf.where(nucleus, ordered, logits.dtype.max), axis=-1, keepdims=True)
-    logits = tf.where(logits >= threshold, logits, logits.dtype.min)
-    drawn = tf.random.stateless_categorical(logits, 1, seed=seed, dtype=tf.int32)[:, 0]
-    return tf.where(temperature > 0.0, drawn, greedy)
+    # From the likeliest down; of equal ones the lowest id comes first, which is also argmax's.
+    logits, tokens = tf.math.top_k(logits, k=tf.shape(logits)[-1])
+    # The largest becomes 0 before the division, so that no temperature can make it infinite.
+    logits = (logits - logits[:, :1]) / tf.where(temperature > 0.0, temperature, 1.0)
+    rank = tf.range(tf.shape(logits)[-1])
+    hidden = tf.fill(tf.shape(logits), logits.dtype.min)
+    logits = tf.where(tf.logical_or(top_k == 0, rank < top_k), logits, hidden)
+    # A token is in the nucleus if the likelier ones do not yet add up to top_p: the likeliest always is. A top_p of 1
+    # is no limit; the sum, which rounding can bring to 1 too early, is not asked.
+    before = tf.cumsum(tf.nn.softmax(logits, axis=-1), axis=-1, exclusive=True)
+    logits = tf.where((before < top_p) | (rank == 0) | (top_p >= 1.0), logits, hidden)
+    drawn = tf.random.stateless_categorical(logits, 1, seed=seed, dtype=tf.int32)
+    return tf.gather(tokens, tf.where(temperature > 0.0, drawn, 0), batch_dims=1)[:, 0]
 
 
 class Generator:
@@ -189,7 +191,7 @@ class Generator:
             tf.constant(sampling.temperature, tf.float32),
             tf.constant(sampling.top_k),
             tf.constant(sampling.top_p, tf.float32),
-            tf.constant([sampling.seed, step]),
+            tf.constant([sampling.seed, step], tf.int64),
         )
         return chosen.numpy().tolist(), cache
 
@@ -208,6 +210,8 @@ class Generator:
         inputs = {"token_ids": token_ids, "positions": positions, "padding_mask": visible}
         outputs = self.model.backbone(inputs, cache=cache, cache_index=filled, training=False)
         logits = self.model.project(outputs["sequence"][:, -1])
+        if self.model.tokenizer is not None:  # a table padded to a round size has rows that stand for no token
+            logits = logits[:, : self.model.tokenizer.vocabulary_size]
         return choose_token(logits, temperature, top_k, top_p, seed), outputs["cache"]
 
 

@@ -10,7 +10,7 @@ from zoo.config import Config
 if keras.backend.backend() == "tensorflow":
     from zoo.training import DistributedModel as _Model
 else:  # other backends run the layers and models, and train as Keras does
-    _Model = keras.Model
+    _Model = keras.Model  # type: ignore[misc]
 
 
 @dataclasses.dataclass(frozen=True)

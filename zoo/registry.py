@@ -64,6 +64,6 @@ def find_preset(preset: str) -> tuple[Family, Config]:
 
 def find_family(name: object) -> Family:
     """The family of that name; an unknown one is a UserError."""
-    if name not in FAMILIES:
-        raise UserError(f"unknown family {name!r}{nearest(str(name), FAMILIES)}")
-    return FAMILIES[str(name)]
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise UserError(f"unknown family {name!r:.80}{nearest(str(name), FAMILIES)}")
+    return FAMILIES[name]

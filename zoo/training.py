@@ -11,7 +11,8 @@ class DistributedModel(keras.Model):
 
     Stock Keras clips the gradient of each replica and adds up what is left, so that two replicas end with other
     weights than one device on the same batch. Here the order is: reduce over the replicas, clip, apply. The limits
-    are the optimizer's own `global_clipnorm`, `clipnorm` or `clipvalue`.
+    are the optimizer's own `global_clipnorm`, `clipnorm` or `clipvalue`. Stock Keras also clips, and squares for
+    Adam, each of the slices that a lookup's gradient consists of; here the slices of one row are added up first.
     """
 
     def train_step(self, data: Any) -> dict[str, Any]:
@@ -26,7 +27,10 @@ class DistributedModel(keras.Model):
         self._loss_tracker.update_state(loss * replicas, sample_weight=tf.shape(tf.nest.flatten(x)[0])[0])
 
         weights = self.trainable_weights
-        gradients = tape.gradient(scaled_loss, weights)
+        gradients = [
+            None if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient in tape.gradient(scaled_loss, weights)
+        ]
         if replicas > 1:
             gradients = _reduce_and_clip(gradients, self.optimizer, replicas)
         self.optimizer.apply(gradients, weights)
@@ -36,7 +40,7 @@ class DistributedModel(keras.Model):
 def _reduce_and_clip(gradients: list[Any], optimizer: Any, replicas: int) -> list[Any]:
     """The global gradient, clipped, and divided by `replicas`: the optimizer sums what the replicas hand it, and the
     limits, which it applies to each replica first, leave a gradient alone that is below them already."""
-    present = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
+    present = [gradient for gradient in gradients if gradient is not None]
     present = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, present)
     if optimizer.global_clipnorm:
         present, _ = tf.clip_by_global_norm(present, optimizer.global_clipnorm)

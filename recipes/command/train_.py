@@ -1,6 +1,7 @@
 """`zoo train RECIPE`: train a model on the user's data."""
 
 import json
+from typing import Any
 
 from recipes.catalogue import RECIPES
 from recipes.command.parsing import parse
@@ -18,7 +19,7 @@ def run(arguments: list[str]) -> int:
     if name not in RECIPES:
         raise UserError(f"unknown recipe {name!r}{nearest(name, RECIPES)}")
     recipe = RECIPES[name]
-    settings = parse(recipe.settings, rest, f"zoo train {name}")
+    settings: Any = parse(recipe.settings, rest, f"zoo train {name}")
     summary = recipe.train(settings)
     if settings.json:
         print(json.dumps(summary))

@@ -90,9 +90,9 @@ def open_corpus(path: Path, validation_path: Path | None = None, validation_frac
         UserError: a path is missing or holds no text; the text is binary or in another encoding than UTF-8; the
             fraction is not between 0 and 1; something would be both trained and validated on.
     """
-    documents = _find_documents(Path(path))
+    documents = find_documents(Path(path))
     if validation_path is not None:
-        held_out = _find_documents(Path(validation_path))
+        held_out = find_documents(Path(validation_path))
         shared = {document.path for document in documents} & {document.path for document in held_out}
         if shared:
             raise UserError(f"{min(shared)} is in both the training and the validation data: keep them apart")
@@ -127,7 +127,7 @@ def _split_by_document(documents: Sequence[Document], fraction: float) -> Corpus
     return Corpus(train, tuple(document for document in documents if document in held_out))
 
 
-def _find_documents(path: Path) -> list[Document]:
+def find_documents(path: Path) -> list[Document]:
     """The text files that `path` is or holds, by name; a UserError says why there are none."""
     if not path.exists():
         raise UserError(f"{path} does not exist: give a text file or a folder of text files")
@@ -153,6 +153,17 @@ def _find_documents(path: Path) -> list[Document]:
     if len(problems) > 3:
         logger.warning("left out: %d more files like these", len(problems) - 3)
     return documents
+
+
+def first_text(path: Path, characters: int = 20_000) -> str:
+    """The beginning of the text in `path`, a file or a folder; raises what `find_documents` does."""
+    text = ""
+    for document in find_documents(Path(path)):
+        for chunk in document.chunks(Reading()):
+            text += chunk
+            if len(text) >= characters:
+                return text[:characters]
+    return text
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, str]]:

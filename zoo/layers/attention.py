@@ -99,12 +99,15 @@ class MultiHeadAttention(keras.layers.Layer):
             the weights, as far as asked for.
 
         Raises:
-            ValueError: a context, or a cache, in the wrong kind of attention.
+            ValueError: a context, or a cache, in the wrong kind of attention; a cache without its index or the other
+                way round.
         """
         if self.cross != (context is not None):
             raise ValueError("cross attention takes a context, and self attention takes none")
         if cache is not None and not self.causal:
             raise ValueError("only causal attention can append to a cache: later tokens would change earlier ones")
+        if (cache is None) != (cache_index is None):
+            raise ValueError("a cache and the index of its first free slot go together")
         if self.cross:
             query = self._split_heads(self.query(x), 1)[0]
             key, value = self._split_heads(self.key_value(context), 2)

@@ -15,10 +15,12 @@ class _Lookup(keras.layers.Layer):
 
     def build(self, input_shape: Any = None) -> None:
         normal = keras.initializers.RandomNormal(stddev=self.stddev)
-        self.table = self.add_weight(shape=(self.rows, self.width), initializer=normal, name="table")
+        # Never autocast: the logits need the table itself, and a lookup casts just the rows that it takes.
+        self.table = self.add_weight(shape=(self.rows, self.width), initializer=normal, autocast=False, name="table")
 
     def call(self, ids: Any) -> Any:
-        return ops.cast(ops.take(self.table, ids, axis=0), self.compute_dtype)
+        # Under MirroredStrategy Keras builds a model with the mean of the replicas' ids, which is float32.
+        return ops.cast(ops.take(self.table, ops.cast(ids, "int32"), axis=0), self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -39,8 +41,7 @@ class TokenEmbedding(_Lookup):
         (..., vocabulary_size)."""
         if not reverse:
             return super().call(x)
-        table = ops.transpose(ops.cast(self.table, self.compute_dtype))
-        return ops.cast(ops.matmul(ops.cast(x, self.compute_dtype), table), "float32")
+        return ops.matmul(ops.cast(x, "float32"), ops.transpose(self.table))
 
 
 @keras.saving.register_keras_serializable("zoo")

@@ -49,11 +49,11 @@ class TransformerBlock(keras.layers.Layer):
             raise ValueError(f"norm is {norm!r}, and must be 'pre' or 'post'")
         self.norm = norm
         common: dict[str, Any] = {"dtype": self.dtype_policy.name}
-        scale = {"stddev": stddev, "output_stddev": residual_stddev}
-        heads = {"width": width, "num_heads": num_heads, "dropout": attention_dropout}
+        scale: dict[str, Any] = {"stddev": stddev, "output_stddev": residual_stddev}
+        heads: dict[str, Any] = {"width": width, "num_heads": num_heads, "dropout": attention_dropout}
         self.attention = MultiHeadAttention(**heads, causal=causal, **scale, **common, name="attention")
         self.attention_norm = keras.layers.LayerNormalization(epsilon=epsilon, name="attention_norm", **common)
-        self.cross_attention = None
+        self.cross_attention: Any = None
         if cross_attention:
             self.cross_attention = MultiHeadAttention(**heads, cross=True, **scale, **common, name="cross_attention")
             self.cross_norm = keras.layers.LayerNormalization(epsilon=epsilon, name="cross_norm", **common)

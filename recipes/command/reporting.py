@@ -1,0 +1,49 @@
+"""How a verification is shown."""
+
+import dataclasses
+import json
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from export.report import Report
+
+
+def print_report(report: Report, as_json: bool) -> None:
+    """Print the table of a report, or the whole of it as one JSON object, on standard output."""
+    if as_json:
+        print(json.dumps({"passed": report.passed, **dataclasses.asdict(report)}))
+        return
+    console = Console(highlight=False)
+    console.print(report_table(report))
+    for line in report.failure_lines():
+        console.print(line, style="red", markup=False)
+
+
+def report_table(report: Report) -> Table:
+    """One row an artefact: size, error, agreement, latency, verdict."""
+    table = Table(box=box.SIMPLE_HEAD, title=f"{report.name}, {report.task}: each artefact in its own runtime")
+    for heading in ("artefact", "size", "max error", "mean error", "same top token", "p50", "p95", ""):
+        table.add_column(heading, justify="left" if heading in ("artefact", "") else "right")
+    for artefact in report.artefacts:
+        table.add_row(
+            artefact.name,
+            f"{artefact.bytes / 1e6:.2f} MB",
+            _shown(artefact.max_error, ".1e"),
+            _shown(artefact.mean_error, ".1e"),
+            _shown(artefact.top_agreement, ".2%"),
+            _shown(artefact.latency_p50_ms, ".2f", " ms"),
+            _shown(artefact.latency_p95_ms, ".2f", " ms"),
+            "ok" if artefact.passed else "[red]FAILED[/red]",
+        )
+    return table
+
+
+def _shown(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else format(value, form) + unit
+
+
+def tell(line: str) -> None:
+    """Say on standard error what is being done."""
+    Console(stderr=True, highlight=False).print(f"{line} ...", style="dim", markup=False)

@@ -1,0 +1,186 @@
+"""Exported files compute what the model computes, and a bundle appears whole or not at all."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+import export.bundle
+import zoo
+from export.bundle import export_bundle
+from export.onnx import write_onnx
+from export.processes import ChildFailure
+from export.report import Report
+from export.saved_model import write_saved_model
+from export.tflite import write_tflite
+from tests.export.conftest import TEXTS
+from zoo.errors import UserError
+from zoo.model import Axis, TensorSpec, ZooModel
+from zoo.text import Tokenizer
+
+
+def run_saved_model(bundle: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    signature = tf.saved_model.load(bundle / "saved_model/gpt/1").signatures["serving_default"]
+    return signature(**{name: tf.constant(value) for name, value in inputs.items()})["logits"].numpy()
+
+
+def run_tflite(bundle: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    return Interpreter(str(bundle / "model.tflite")).get_signature_runner("serving_default")(**inputs)["logits"]
+
+
+def run_onnx(bundle: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
+    return session.run(["logits"], inputs)[0]
+
+
+@pytest.mark.parametrize("run", [run_saved_model, run_tflite, run_onnx])
+def test_artefacts_equal_the_model_at_shapes_they_were_not_verified_at(run: Any, bundle: Path, model: ZooModel) -> None:
+    rng = np.random.default_rng(1)
+    for batch, tokens in [(1, 2), (3, 11), (4, 64)]:
+        token_ids = rng.integers(0, model.config.vocabulary_size, (batch, tokens), "int32")
+        padding_mask = np.ones_like(token_ids)
+        padding_mask[0, tokens // 2 + 1 :] = 0
+        inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+        expected = model(inputs)["logits"].numpy()
+        assert expected.std() > 0.5  # else nothing would be compared
+        np.testing.assert_allclose(run(bundle, inputs), expected, rtol=0, atol=1e-4)
+    one_token = {name: value[:, :1] for name, value in inputs.items()}  # a token does not see those after it
+    np.testing.assert_allclose(run(bundle, one_token), expected[:, :1], rtol=0, atol=1e-4)
+
+
+def test_report_of_an_export(exported: tuple[Path, Report]) -> None:
+    bundle, report = exported
+    assert report.passed
+    assert [artefact.name for artefact in report.artefacts] == ["saved_model", "tflite", "onnx"]
+    for artefact in report.artefacts:
+        assert 0 < artefact.max_error < 1e-4  # type: ignore[operator]
+        assert 0 < artefact.mean_error < artefact.max_error  # type: ignore[operator]
+        assert artefact.top_agreement == 1.0
+        assert 0 < artefact.latency_p50_ms <= artefact.latency_p95_ms  # type: ignore[operator]
+        path = bundle / artefact.path
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        assert artefact.bytes == sum(file.stat().st_size for file in files)
+    assert Report.read(bundle) == report
+    lines = (bundle / "report.md").read_text().splitlines()
+    assert [line.split("|")[-2].strip() for line in lines if line.startswith("| ") and "`" in line] == ["ok"] * 3
+
+
+def test_operator_counts(exported: tuple[Path, Report]) -> None:
+    bundle, report = exported
+    saved_model, tflite, onnx_ = (artefact.operators for artefact in report.artefacts)
+    assert onnx_ == Counter(node.op_type for node in onnx.load(bundle / "model.onnx").graph.node)
+    details = Interpreter(str(bundle / "model.tflite"))._get_ops_details()
+    # An interpreter adds the parts that it hands to XNNPACK as operators of its own.
+    assert tflite == Counter(detail["op_name"] for detail in details if detail["op_name"] != "DELEGATE")
+    assert not [name for name in tflite if name.startswith(("custom", "Flex"))]
+    assert saved_model["Softmax"] == 2  # blocks
+
+
+def test_onnx_file_is_valid_and_named(bundle: Path, model: ZooModel) -> None:
+    onnx.checker.check_model(bundle / "model.onnx", full_check=True)
+    graph = onnx.load(bundle / "model.onnx").graph
+    shapes = {value.name: [axis.dim_param for axis in value.type.tensor_type.shape.dim] for value in graph.input}
+    assert shapes == {"token_ids": ["batch", "tokens"], "padding_mask": ["batch", "tokens"]}
+    assert [value.name for value in graph.output] == ["logits"]
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for name, weight in model.named_weights().items():
+        np.testing.assert_array_equal(weights[name], weight.numpy())
+
+
+def test_onnx_weights_beyond_the_limit_go_into_a_file_beside(
+    model: ZooModel, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.onnx.EXTERNAL_ABOVE", 1000)
+    write_onnx(model, bundle / "saved_model/gpt/1", tmp_path / "model.onnx", 100)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    inputs = {"token_ids": np.array([[5, 6, 7]], "int32"), "padding_mask": np.ones((1, 3), "int32")}
+    np.testing.assert_array_equal(run_onnx(tmp_path, inputs), run_onnx(bundle, inputs))
+
+
+def test_bundle_brings_tokenizer_and_config(bundle: Path, model: ZooModel) -> None:
+    assert Tokenizer.load(bundle / "tokenizer").encode(TEXTS[0]) == model.tokenizer.encode(TEXTS[0])
+    assert json.loads((bundle / "config.json").read_text())["config"] == model.config.to_dict()
+
+
+def test_only_the_formats_asked_for(model: ZooModel, tmp_path: Path) -> None:
+    lines: list[str] = []
+    report = export_bundle(model, tmp_path / "out", formats=("onnx",), progress=lines.append)
+    assert [artefact.name for artefact in report.artefacts] == ["onnx"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(
+        ["bundle.json", "config.json", "model.onnx", "reference", "report.json", "report.md", "tokenizer"]
+    )
+    assert lines == ["writing saved_model", "converting to onnx", "computing the reference", "verifying onnx"]
+
+
+def test_refused_before_any_work(model: ZooModel, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/file").touch()
+    with pytest.raises(UserError, match="taken is not empty"):
+        export_bundle(model, tmp_path / "taken")
+    with pytest.raises(UserError, match="unknown format 'pickle': known are saved_model, tflite, onnx"):
+        export_bundle(model, tmp_path / "out", formats=("onnx", "pickle"))
+    with pytest.raises(UserError, match="no format"):
+        export_bundle(model, tmp_path / "out", formats=())
+    with pytest.raises(UserError, match="computes in bfloat16"):
+        export_bundle(zoo.create("gpt-nano", dtype="mixed_bfloat16"), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_bundle_out_of_tolerance_needs_force(
+    model: ZooModel, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_wrong(model: ZooModel, saved_model: Path, file: Path, timeout: float) -> None:
+        wrong = onnx.load(bundle / "model.onnx")
+        table = next(tensor for tensor in wrong.graph.initializer if tensor.name.endswith("token_embedding.table"))
+        table.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(table) * 1.001, table.name))
+        onnx.save(wrong, file)
+
+    monkeypatch.setattr(export.bundle, "write_onnx", write_wrong)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=r"onnx: differs from the Keras model by .* nothing was written to .*out"):
+        export_bundle(model, out, formats=("onnx",))
+    assert list(tmp_path.iterdir()) == []
+    report = export_bundle(model, out, formats=("onnx",), force=True)
+    assert not report.passed
+    assert Report.read(out) == report
+
+
+def test_a_converter_that_fails_leaves_nothing(
+    model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise ChildFailure("operators that TFLite has not built in: Svd")
+
+    monkeypatch.setattr(export.bundle, "write_tflite", refuse)
+    with pytest.raises(UserError, match=r"conversion to tflite failed: operators .*: Svd: nothing was written"):
+        export_bundle(model, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+class SingularValues(ZooModel):
+    """What neither TFLite nor ONNX has an operator for."""
+
+    family = "svd"
+    config_class = zoo.create("gpt-nano").config_class
+    output_names = ("values",)
+    input_specs = (TensorSpec("images", "float32", (Axis("batch"), 4, 4)),)
+
+    def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        return {"values": tf.linalg.svd(inputs["images"], compute_uv=False)}
+
+
+def test_operators_that_a_format_lacks_are_named(tmp_path: Path) -> None:
+    model = SingularValues({})
+    write_saved_model(model, tmp_path / "saved")
+    with pytest.raises(ChildFailure, match=r"not built in: Svd$"):
+        write_tflite(tmp_path / "saved", tmp_path / "model.tflite", 100)
+    with pytest.raises(ChildFailure, match="Svd"):
+        write_onnx(model, tmp_path / "saved", tmp_path / "model.onnx", 100)
+    assert [file.name for file in tmp_path.iterdir()] == ["saved"]
