@@ -6,6 +6,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from export.runtimes import RUNTIMES
 from zoo.errors import UserError
 from zoo.files import write_text
 
@@ -91,7 +92,7 @@ class Manifest:
             content = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{bundle} is no bundle: it has no {FILE}; `zoo export` makes one") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{file} cannot be read ({error}): export the model again") from None
         version = content.pop("format_version", None) if isinstance(content, dict) else None
         if version != FORMAT_VERSION:
@@ -102,6 +103,9 @@ class Manifest:
             manifest = Manifest(**content, artefacts=artefacts, reference=reference)
             parts = [reference, *artefacts.values()]
             paths = [path for part in parts for path in (part.path, *part.files)]
+            unknown = [artefact.runtime for artefact in artefacts.values() if artefact.runtime not in RUNTIMES]
+            if unknown or not artefacts:
+                raise ValueError(f"unknown runtime {unknown[0]!r}" if unknown else "no artefacts")
             outside = [path for path in paths if not _is_inside(bundle, path)]
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise UserError(f"{file} is not a bundle's table of contents ({error}): export the model again") from None

@@ -5,17 +5,19 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from export.processes import run_child
-from export.saved_model import SIGNATURE, named_outputs, tensor_specs
-from zoo.model import Axis, ZooModel
+from export.processes import one_line, run_child
+from export.runtimes import SIGNATURE
+
+if TYPE_CHECKING:  # the process that converts has no need of Keras
+    from zoo.model import ZooModel
 
 OPSET = 18
 EXTERNAL_ABOVE = 2_000_000_000  # bytes of weights; protobuf, which an .onnx file is, ends at 2 GiB
 
 
-def write_onnx(model: ZooModel, saved_model: Path, file: Path, timeout: float) -> None:
+def write_onnx(model: "ZooModel", saved_model: Path, file: Path, timeout: float) -> None:
     """Convert `model` to `file`; its weights are read from the SavedModel that `write_saved_model` made of it.
 
     tf2onnx keeps many copies of what it takes for constants: so it is given a graph in which the weights are inputs,
@@ -35,7 +37,7 @@ def write_onnx(model: ZooModel, saved_model: Path, file: Path, timeout: float) -
             "weightless": scratch,
             "weights": names,
             "inputs": {
-                spec.name: [size.name if isinstance(size, Axis) else size for size in spec.shape]
+                spec.name: [size if isinstance(size, int) else size.name for size in spec.shape]
                 for spec in model.input_specs
             },
             "saved_model": str(saved_model),
@@ -46,10 +48,12 @@ def write_onnx(model: ZooModel, saved_model: Path, file: Path, timeout: float) -
         run_child(["-P", "-m", "export.onnx", str(Path(scratch, "request.json"))], timeout)
 
 
-def _write_weightless(model: ZooModel, directory: str) -> dict[str, str]:
+def _write_weightless(model: "ZooModel", directory: str) -> dict[str, str]:
     """Write the forward pass with the weights as arguments, as a SavedModel; returns argument name -> weight name."""
     import keras
     import tensorflow as tf
+
+    from export.saved_model import named_outputs, tensor_specs
 
     weights = model.named_weights()
     arguments = {f"weight_{i}": weight for i, weight in enumerate(weights.values())}
@@ -86,7 +90,7 @@ def _convert(request: dict[str, Any]) -> None:
         opset=OPSET,
     )
     if problems:
-        sys.exit("tf2onnx: " + "; ".join(problems))
+        sys.exit(one_line("tf2onnx: " + "; ".join(problems)))
     onnx.checker.check_model(model, full_check=True)
     _name_axes(model, request["inputs"])
     _attach(model, request["weights"], tf.saved_model.load(request["saved_model"]).weights)
@@ -123,4 +127,4 @@ if __name__ == "__main__":
     try:
         _convert(json.loads(Path(sys.argv[1]).read_text()))
     except Exception as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        sys.exit(one_line(f"{type(error).__name__}: {error}"))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from zoo.errors import UserError
 
-# Disk full, quota used up, size limit reached, not allowed: TensorFlow and its converters pass them on as text only.
-NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+# Disk full, quota used up, size limit reached: TensorFlow and the converters pass them on as text only.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ChildFailure(Exception):  # noqa: N818 - not an error of the caller's: what a child could not do
@@ -31,10 +31,10 @@ def run_child(arguments: list[str], timeout: float) -> None:
 
     Raises:
         ChildFailure: it ended in any way but with exit status 0; the message ends in the last line that it wrote.
-        OSError: it failed because a file could not be written.
+        OSError: it failed for want of space for a file.
     """
     environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])),
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
@@ -53,7 +53,7 @@ def run_child(arguments: list[str], timeout: float) -> None:
         raise ChildFailure(f"did not finish within {timeout:.0f} seconds") from None
     if child.returncode == 0:
         return
-    raise_if_not_writable(child.stdout)
+    raise_if_no_space(child.stdout)
     lines = [line.strip() for line in child.stdout.splitlines() if line.strip()]
     last = one_line(lines[-1]) if lines else "no word"
     if child.returncode < 0:
@@ -61,30 +61,25 @@ def run_child(arguments: list[str], timeout: float) -> None:
     raise ChildFailure(last)
 
 
-def raise_if_not_writable(text: str) -> None:
-    """Raise the OSError that an error message of another program speaks of, if a file could not be written."""
-    for number in NOT_WRITABLE:
+def raise_if_no_space(text: str) -> None:
+    """Raise the OSError that an error message speaks of, if it says that there was no space for a file."""
+    for number in NO_SPACE:
         if os.strerror(number) in text:
             raise OSError(number, os.strerror(number))
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write for want of space or permission, in whatever form it comes, into a UserError.
-
-    Raises:
-        UserError: the reason, and that nothing was written to `path`.
-    """
+    """Turn what keeps a file from being written into a UserError, which says that nothing was written to `path`."""
     try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
         try:
-            raise_if_not_writable(str(error))
-        except OSError as reason:
-            raise UserError(f"cannot write ({reason.strerror}): nothing was written to {path}") from error
-        raise
+            yield
+        except Exception as error:
+            if not isinstance(error, (OSError, UserError)):
+                raise_if_no_space(str(error))
+            raise
+    except OSError as error:
+        raise UserError(f"cannot write ({error.strerror or error}): nothing was written to {path}") from error
 
 
 def one_line(text: str, limit: int = 300) -> str:

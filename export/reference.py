@@ -15,6 +15,7 @@ from zoo.errors import UserError
 Tensors = dict[str, np.ndarray]
 
 SHORT, ODD, LONGEST_UNBOUNDED, LATENCY = 5, 37, 128, 128  # tokens
+WRONG_CONTENT = (ValueError, KeyError, IndexError, TypeError, AttributeError)  # what reading nonsense raises
 OUTPUT_LIMIT = 16 * 2**20  # bytes of outputs that one case stores
 LATENCY_CASE = "latency"
 
@@ -66,13 +67,17 @@ class Case:
         groups: dict[str, Tensors] = {"input": {}, "output": {}}
         try:
             with safetensors.safe_open(file, framework="numpy") as tensors:
-                positions = json.loads((tensors.metadata() or {})["positions"])
+                content = json.loads((tensors.metadata() or {})["positions"])
+                positions = {name: [int(position) for position in kept] for name, kept in content.items()}
                 for key in tensors.keys():  # noqa: SIM118 - no dict
                     group, name = key.split("/")
                     groups[group][name] = tensors.get_tensor(key)
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+            case = Case(file.stem, groups["input"], groups["output"], positions)
+            for output in case.outputs:
+                case.real(output)  # fails where positions do not fit
+        except (OSError, safetensors.SafetensorError, *WRONG_CONTENT) as error:
             raise UserError(f"{file} cannot be read ({error}): export the model again") from error
-        return Case(file.stem, groups["input"], groups["output"], positions)
+        return case
 
     def real(self, output: str) -> np.ndarray:
         """Which rows of an output stand for something real: boolean, the shape of the output without its last axis.

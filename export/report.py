@@ -106,9 +106,9 @@ class Report:
             cells += [_figure(a.latency_p50_ms, ".2f"), _figure(a.latency_p95_ms, ".2f")]
             verdict = "ok" if a.passed else "FAILED"
             lines.append(f"| {a.name} (`{a.path}`) | {a.bytes} | {' | '.join(cells)} | {verdict} |")
-        lines += ["", *(f"- **{line}**" for line in self.failure_lines())]
+        failures = [f"- **{line}**" for line in self.failure_lines()]
+        lines += ["", *failures, *([""] if failures else [])]
         lines += [
-            "",
             f"Compared with the Keras model on {len(self.cases)} inputs, every output at every position (padded ones "
             f"too; the top token at real positions only), absolute error at most {self.tolerance:g}:",
             "",

@@ -128,10 +128,10 @@ class ONNXRuntime:
         options = self.onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         self.session = self.onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.names = [output.name for output in self.session.get_outputs()]
+        self.outputs = [output.name for output in self.session.get_outputs()]
 
     def run(self, inputs: Tensors) -> Tensors:
-        return dict(zip(self.names, self.session.run(self.names, inputs), strict=True))
+        return dict(zip(self.outputs, self.session.run(self.outputs, inputs), strict=True))
 
     def operators(self, path: Path) -> Iterator[str]:
         import onnx  # reads the file; ONNX Runtime does not tell what is in it

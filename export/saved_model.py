@@ -5,9 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from export.runtimes import SIGNATURE
 from zoo.model import Axis, ZooModel
-
-SIGNATURE = "serving_default"
 
 
 def write_saved_model(model: ZooModel, directory: Path) -> None:

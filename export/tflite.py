@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from export.processes import one_line, run_child
-from export.saved_model import SIGNATURE
+from export.runtimes import SIGNATURE
 
 
 def write_tflite(saved_model: Path, file: Path, timeout: float) -> None:

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from export.manifest import Artefact, Manifest
-from export.processes import ChildFailure, one_line, raise_if_not_writable, run_child
+from export.processes import ChildFailure, one_line, raise_if_no_space, run_child
 from export.reference import LATENCY_CASE, Case, Tensors
 from export.report import ArtefactReport, Report
 from zoo.errors import UserError
 
 TOLERANCE = 1e-4  # largest absolute error of a float32 artefact
 LATENCY_SECONDS = 2.0
+PROGRAM = Path(__file__).with_name("runtimes.py")
 
 logger = logging.getLogger("zoo")
 
@@ -100,16 +101,17 @@ def greedy(bundle: Path, artefact: str, prompt_ids: Sequence[int], count: int) -
     manifest = Manifest.read(bundle)
     if artefact not in manifest.artefacts:
         raise UserError(f"{bundle} has no artefact {artefact!r}: it has {', '.join(manifest.artefacts)}")
-    ids = next((spec for spec in manifest.inputs if spec["name"] == "token_ids"), None)
-    if ids is None or "logits" not in manifest.outputs:
-        raise UserError(f"{bundle} holds no language model: it cannot continue text")
-    longest = ids["shape"][1]["maximum"]
-    if not prompt_ids or (longest is not None and len(prompt_ids) + count > longest):
-        raise UserError(
-            f"the prompt has {len(prompt_ids)} tokens: 1 to {longest} minus the {count} new ones are possible"
-        )
-    if not all(0 <= token <= ids["highest"] for token in prompt_ids):
-        raise UserError(f"the prompt has a token id outside 0 to {ids['highest']}")
+    try:
+        spec = next(spec for spec in manifest.inputs if spec["name"] == "token_ids")
+        highest, longest = int(spec["highest"]), int(spec["shape"][1]["maximum"])
+    except (StopIteration, KeyError, TypeError, ValueError):
+        raise UserError(f"{bundle} holds no language model: it cannot continue text") from None
+    if not 1 <= len(prompt_ids) <= longest - count:
+        room = f"with {count} new ones, 1 to {longest - count} are possible"
+        raise UserError(f"the prompt has {len(prompt_ids)} tokens: {room}")
+    outside = [token for token in prompt_ids if not 0 <= token <= highest]
+    if outside:
+        raise UserError(f"the prompt's token id {outside[0]} is not one of 0 to {highest}")
     request = {"greedy": {"prompt": [int(token) for token in prompt_ids], "count": count}}
     try:
         answer, _ = _run(bundle, manifest.artefacts[artefact], [], request)
@@ -147,25 +149,26 @@ def _compare(cases: Sequence[Case], outputs: dict[str, Tensors], failures: list[
     """The errors over all cases; adds to `failures`. A padded position counts as any other: what the model computes
     there is as well defined. Only its top token means nothing."""
     worst, total, count, agreed, ranked = 0.0, 0.0, 0, 0, 0
+    problems: dict[str, list[str]] = collections.defaultdict(list)
     for case in cases:
         for name, expected in case.outputs.items():
             value = outputs.get(case.name, {}).get(name)
-            if value is None or value.shape != expected.shape or value.dtype != expected.dtype:
-                found = "nothing" if value is None else f"{value.dtype} {value.shape}"
-                failures.append(f"case {case.name}: {name} is {found}, not {expected.dtype} {expected.shape}")
-                continue
-            if not np.isfinite(value).all():
-                failures.append(f"case {case.name}: {name} has NaN or infinite values")
-                continue
-            error = np.abs(value.astype("float64") - expected)
-            worst, total, count = max(worst, float(error.max())), total + float(error.sum()), count + error.size
-            same = (value.argmax(-1) == expected.argmax(-1))[case.real(name)]
-            agreed, ranked = agreed + int(same.sum()), ranked + same.size
+            if value is None:
+                problems[f"{name} is missing"].append(case.name)
+            elif value.shape != expected.shape or value.dtype != expected.dtype:
+                problems[f"{name} has a wrong shape or type"].append(f"{case.name}, {value.dtype} {value.shape}")
+            elif not np.isfinite(value).all():
+                problems[f"{name} has NaN or infinite values"].append(case.name)
+            else:
+                error = np.abs(value.astype("float64") - expected)
+                worst, total, count = max(worst, float(error.max())), total + float(error.sum()), count + error.size
+                same = (value.argmax(-1) == expected.argmax(-1))[case.real(name)]
+                agreed, ranked = agreed + int(same.sum()), ranked + same.size
+    for problem, where in problems.items():
+        failures.append(f"{problem} in {len(where)} of {len(cases)} cases ({where[0]})")
     if worst > TOLERANCE:
         failures.append(f"differs from the Keras model by {worst:.1e}, more than {TOLERANCE:g}")
-    if not count:
-        return {}
-    return {"max_error": worst, "mean_error": total / count, "top_agreement": agreed / ranked}
+    return {"max_error": worst, "mean_error": total / count, "top_agreement": agreed / ranked} if count else {}
 
 
 def _run(
@@ -187,20 +190,21 @@ def _run(
         (folder / "request.json").write_text(json.dumps(work | request))
         inputs: dict[str, Any] = {f"{case.name}/{key}": value for case in cases for key, value in case.inputs.items()}
         np.savez(folder / "inputs.npz", **inputs)
-        run_child(["-I", str(Path(__file__).with_name("runtimes.py")), name], time_limit(artefact.size(bundle)))
+        run_child(["-I", str(PROGRAM), name], time_limit(artefact.size(bundle)))
         try:
             answer = json.loads((folder / "answer.json").read_text())
             failure = answer.get("failure")
             if failure is None:
                 outputs: dict[str, Tensors] = collections.defaultdict(dict)
-                with np.load(folder / "outputs.npz", allow_pickle=False) as arrays:
+                # Opened here, since NumPy leaves a file open that is no archive.
+                with (folder / "outputs.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                     for key in arrays.files:
                         case, output = key.split("/")
                         outputs[case][output] = arrays[key]
                 return answer, outputs
-        except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
             raise ChildFailure(f"its runtime gave no readable answer: {error}") from None
-        raise_if_not_writable(failure)
+        raise_if_no_space(failure)
         raise ChildFailure(one_line(failure))
 
 

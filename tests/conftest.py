@@ -1,7 +1,7 @@
 """Fixtures for all tests. A test that needs no TensorFlow imports none: nothing here does until it is asked to.
 
-A test module that runs TensorFlow imports it (or Keras, or a module that does) at its top, so that the devices below
-are set up before its first operation.
+A test module that runs TensorFlow imports it (or Keras, or a module that does) at its top, and makes no tensor or
+layer before its tests run: the devices below can be set up only before the first operation.
 """
 
 import os

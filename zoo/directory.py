@@ -38,10 +38,10 @@ def read_config(directory: Path) -> tuple[Family, str, dict[str, Any]]:
     unknown = set(record) - {"zoo", "family", "task", "config"}
     missing = {"zoo", "family", "task", "config"} - set(record)
     if unknown or missing:
-        what = f"unknown field {min(unknown)!r}" if unknown else f"the field {min(missing)!r} is missing"
+        what = f"unknown field {min(unknown)!r:.80}" if unknown else f"the field {min(missing)!r} is missing"
         raise UserError(f"{path}: {what}")
     if record["zoo"] != FORMAT:
-        raise UserError(f"{path}: format {record['zoo']!r} is not {FORMAT}, the one that this version reads")
+        raise UserError(f"{path}: format {record['zoo']!r:.80} is not {FORMAT}, the one that this version reads")
     try:
         family = find_family(record["family"])
         family.require_task(str(record["task"]))

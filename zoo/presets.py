@@ -120,9 +120,10 @@ def _require_match(
         return sorted(name for name in names if not other_task or name.startswith("backbone."))
 
     problems = [f"missing {name} {ours[name]}" for name in strict(set(ours) - set(theirs))]
-    problems += [f"unexpected {name} {theirs[name]}" for name in strict(set(theirs) - set(ours))]
+    # What comes from the file may be of any length.
+    problems += [f"unexpected {name!r:.80} {theirs[name]!r:.80}" for name in strict(set(theirs) - set(ours))]
     problems += [
-        f"{name} is {theirs[name]} and must be {ours[name]}"
+        f"{name} is {theirs[name]!r:.80} and must be {ours[name]}"
         for name in sorted(set(ours) & set(theirs))
         if ours[name] != theirs[name]
     ]

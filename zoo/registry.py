@@ -39,7 +39,7 @@ class Family:
     def require_task(self, task: str) -> None:
         """Raise UserError where the family has no such task."""
         if task not in self.tasks:
-            raise UserError(f"{self.name} has no task {task!r}{nearest(task, self.tasks)}")
+            raise UserError(f"{self.name} has no task {task!r:.80}{nearest(task, self.tasks)}")
 
 
 FAMILIES: dict[str, Family] = {

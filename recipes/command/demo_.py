@@ -72,6 +72,7 @@ def run(arguments: list[str]) -> int:
         "validation_loss": trained["validation_loss"],
         "unigram_entropy": trained["unigram_entropy"],
         "loss_over_entropy": trained["validation_loss"] / trained["unigram_entropy"],
+        "prompt": settings.prompt,
         "continuations": texts,
         "identical": identical,
         "smallest_gap": smallest_gap,
@@ -117,8 +118,8 @@ def _print(result: dict[str, Any], table: Any) -> None:
     for name, text in result["continuations"].items():
         shown.setdefault(text, []).append(name)
     for text, names in shown.items():
-        console.print(f"[bold]{', '.join(names)}[/bold] ({NEW_TOKENS} tokens, greedy):")
-        console.print(text, markup=False)
+        console.print(f"[bold]{', '.join(names)}[/bold] continue by {NEW_TOKENS} tokens, greedy:")
+        console.print(result["prompt"] + text, markup=False)
     console.print(
         f"\n{'identical' if result['identical'] else 'DIFFERENT'} continuations; "
         f"smallest gap between the two best tokens: {result['smallest_gap']:.4f}\n"

@@ -42,12 +42,14 @@ def run(arguments: list[str]) -> int:
     console = Console(highlight=False)
     for family in families:
         console.print(f"[bold]{family['family']}[/bold]: {family['title']}\ntasks: {', '.join(family['tasks'])}")
-        table = Table(box=box.SIMPLE_HEAD)
-        shown = ("width", "depth", "num_heads", "max_length", "vocabulary_size")
-        for heading in ("preset", "parameters", *shown):
-            table.add_column(heading, justify="left" if heading == "preset" else "right")
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        shown = {"parameters": "parameters", "width": "width", "depth": "depth", "num_heads": "heads"}
+        shown |= {"max_length": "context", "vocabulary_size": "vocabulary"}
+        table.add_column("preset", no_wrap=True)
+        for heading in shown.values():
+            table.add_column(heading, justify="right", no_wrap=True)
         for name, preset in family["presets"].items():
-            table.add_row(name, f"{preset['parameters']:,}", *(f"{preset[field]:,}" for field in shown))
+            table.add_row(name, *(f"{preset[field]:,}" for field in shown))
         console.print(table)
     console.print("[bold]recipes[/bold]")
     for name, recipe in RECIPES.items():

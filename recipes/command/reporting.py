@@ -23,25 +23,25 @@ def print_report(report: Report, as_json: bool) -> None:
 
 def report_table(report: Report) -> Table:
     """One row an artefact: size, error, agreement, latency, verdict."""
-    table = Table(box=box.SIMPLE_HEAD, title=f"{report.name}, {report.task}: each artefact in its own runtime")
-    for heading in ("artefact", "size", "max error", "mean error", "same top token", "p50", "p95", ""):
-        table.add_column(heading, justify="left" if heading in ("artefact", "") else "right")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"{report.name}, {report.task}: each artefact in its own runtime")
+    for heading in ("artefact", "MB", "max error", "mean error", "top token", "p50 ms", "p95 ms", ""):
+        table.add_column(heading, justify="left" if heading in ("artefact", "") else "right", no_wrap=True)
     for artefact in report.artefacts:
         table.add_row(
             artefact.name,
-            f"{artefact.bytes / 1e6:.2f} MB",
+            f"{artefact.bytes / 1e6:.2f}",
             _shown(artefact.max_error, ".1e"),
             _shown(artefact.mean_error, ".1e"),
             _shown(artefact.top_agreement, ".2%"),
-            _shown(artefact.latency_p50_ms, ".2f", " ms"),
-            _shown(artefact.latency_p95_ms, ".2f", " ms"),
+            _shown(artefact.latency_p50_ms, ".2f"),
+            _shown(artefact.latency_p95_ms, ".2f"),
             "ok" if artefact.passed else "[red]FAILED[/red]",
         )
     return table
 
 
-def _shown(value: float | None, form: str, unit: str = "") -> str:
-    return "-" if value is None else format(value, form) + unit
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def tell(line: str) -> None:

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import zoo
@@ -15,23 +14,6 @@ from export.report import Report
 from zoo.model import ZooModel
 from zoo.text import train_bpe
 
-TEXTS = [
-    "The quick brown fox jumps over the lazy dog, and the dog sleeps on.",
-    "Models are measured in the format's own runtime; every number here was measured there.",
-]
-
-
-def make_model(seed: int) -> ZooModel:
-    """A `gpt-nano` with weights far larger than fresh ones, so that its logits differ and errors show."""
-    tokenizer = train_bpe(TEXTS, vocabulary_size=280)
-    model = zoo.create("gpt-nano", vocabulary_size=tokenizer.vocabulary_size)
-    model.tokenizer = tokenizer
-    rng = np.random.default_rng(seed)
-    for name, weight in model.named_weights().items():
-        mean = 1.0 if name.endswith("gamma") else 0.0
-        weight.assign(rng.normal(mean, 0.2, weight.shape))
-    return model
-
 
 @pytest.fixture(autouse=True)
 def short_latency(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,20 +21,49 @@ def short_latency(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def model() -> ZooModel:
-    return make_model(seed=0)
+def texts() -> list[str]:
+    return [
+        "The quick brown fox jumps over the lazy dog, and the dog sleeps on.",
+        "Models are measured in the format's own runtime; every number here was measured there.",
+    ]
 
 
 @pytest.fixture(scope="session")
-def exported(model: ZooModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+def model(enliven: Callable[..., ZooModel], texts: list[str]) -> ZooModel:
+    tokenizer = train_bpe(texts, vocabulary_size=280)
+    model = enliven(zoo.create("gpt-nano", vocabulary_size=tokenizer.vocabulary_size))
+    model.tokenizer = tokenizer
+    return model
+
+
+@pytest.fixture(scope="session")
+def exported(model: ZooModel, texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     """A bundle of all formats, not to be changed, and the report that `export_bundle` returned."""
     out = tmp_path_factory.mktemp("exported") / "bundle"
-    return out, export_bundle(model, out, texts=TEXTS)
+    return out, export_bundle(model, out, texts=texts)
 
 
 @pytest.fixture(scope="session")
 def bundle(exported: tuple[Path, Report]) -> Path:
     return exported[0]
+
+
+@pytest.fixture(scope="session")
+def other(model: ZooModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A bundle of another model, in ONNX only, made as if its weights were too large for one file; and the lines of
+    progress of its making."""
+    lines: list[str] = []
+    out = tmp_path_factory.mktemp("other") / "bundle"
+    weight = model.named_weights()["backbone.final_norm.beta"]
+    kept = weight.numpy()
+    weight.assign(kept + 0.01)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("export.onnx.EXTERNAL_ABOVE", 1000)
+            export_bundle(model, out, formats=("onnx",), progress=lines.append)
+    finally:
+        weight.assign(kept)
+    return out, lines
 
 
 @pytest.fixture

@@ -72,8 +72,8 @@ def test_a_wrong_value_is_named_with_what_is_allowed(field: str, value: object, 
 
 
 def test_an_unknown_field_suggests_the_nearest() -> None:
-    with pytest.raises(UserError, match="^Example: unknown field 'sise': did you mean 'size'\\?$"):
-        Example.from_dict({"sise": 3})
+    with pytest.raises(UserError, match="^Example: unknown field 'modes': did you mean 'mode'\\?$"):
+        Example.from_dict({"size": 3, "modes": "a"})
     with pytest.raises(UserError, match="unknown field 'xyzw': known are size, rate, mode, inner, bias"):
         Example.from_dict({"size": 3, "xyzw": 1})
 

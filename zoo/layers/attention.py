@@ -17,7 +17,8 @@ def empty_cache(batch: Any, num_heads: int, length: Any, head_dim: int, dtype: s
 
     The layout is settled: one such dict a layer, preallocated to `length` slots, slot i holding token i. A call
     writes its tokens at `cache_index` and hands the cache back, so that the same code runs eagerly, in a
-    `tf.while_loop`, and in an exported graph that takes the cache in and gives it out.
+    `tf.while_loop`, and in an exported graph that takes the cache in and gives it out. `dtype` is the compute dtype
+    of the layer, to which Keras casts whatever else it is given.
     """
     shape = (batch, num_heads, length, head_dim)
     return {"key": ops.zeros(shape, dtype=dtype), "value": ops.zeros(shape, dtype=dtype)}
@@ -72,6 +73,14 @@ class MultiHeadAttention(keras.layers.Layer):
             width, kernel_initializer=normal(stddev=output_stddev or stddev), name="output", **common
         )
 
+    def build(self, x_shape: Any, context_shape: Any = None) -> None:
+        if self.cross:
+            self.query.build(x_shape)
+            self.key_value.build(context_shape)
+        else:
+            self.qkv.build(x_shape)
+        self.output_projection.build((*x_shape[:-1], self.width))
+
     def call(
         self,
         x: Any,
@@ -115,10 +124,9 @@ class MultiHeadAttention(keras.layers.Layer):
             query, key, value = self._split_heads(self.qkv(x), 3)  # each (batch, heads, tokens, head_dim)
         if cache is not None:
             start = (0, 0, cache_index, 0)
-            key = ops.slice_update(cache["key"], start, ops.cast(key, cache["key"].dtype))
-            value = ops.slice_update(cache["value"], start, ops.cast(value, cache["value"].dtype))
+            key = ops.slice_update(cache["key"], start, key)
+            value = ops.slice_update(cache["value"], start, value)
             cache = {"key": key, "value": value}
-            key, value = ops.cast(key, self.compute_dtype), ops.cast(value, self.compute_dtype)
 
         query = query * self.head_dim**-0.5
         scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32")
@@ -127,7 +135,8 @@ class MultiHeadAttention(keras.layers.Layer):
         if padding_mask is not None:
             visible = ops.expand_dims(ops.expand_dims(ops.cast(padding_mask, "float32"), 1), 1)
             scores = scores + (1.0 - visible) * HIDDEN  # (batch, 1, 1, keys)
-        weights = ops.softmax(scores)
+        # Of a softmax over a single key Keras warns that it is always 1, as it is to be.
+        weights = ops.softmax(scores) if scores.shape[-1] != 1 else ops.exp(scores - scores)
         dropped = self.dropout(ops.cast(weights, self.compute_dtype), training=training)
         mixed = ops.transpose(ops.matmul(dropped, value), (0, 2, 1, 3))  # (batch, tokens, heads, head_dim)
         output = self.output_projection(ops.reshape(mixed, (-1, ops.shape(mixed)[1], self.width)))

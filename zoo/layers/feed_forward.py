@@ -67,5 +67,9 @@ class FeedForward(keras.layers.Layer):
             width, kernel_initializer=normal(stddev=output_stddev or stddev), dtype=self.dtype_policy.name, name="down"
         )
 
+    def build(self, input_shape: Any) -> None:
+        self.up.build(input_shape)
+        self.down.build((*input_shape[:-1], self.up.units))
+
     def call(self, x: Any) -> Any:
         return self.down(self.activation(self.up(x)))

@@ -61,6 +61,15 @@ class TransformerBlock(keras.layers.Layer):
         self.feed_forward_norm = keras.layers.LayerNormalization(epsilon=epsilon, name="feed_forward_norm", **common)
         self.dropout = keras.layers.Dropout(dropout, name="dropout", **common)
 
+    def build(self, x_shape: Any, context_shape: Any = None) -> None:
+        self.attention.build(x_shape)
+        self.attention_norm.build(x_shape)
+        if self.cross_attention is not None:
+            self.cross_attention.build(x_shape, context_shape)
+            self.cross_norm.build(x_shape)
+        self.feed_forward.build(x_shape)
+        self.feed_forward_norm.build(x_shape)
+
     def call(
         self,
         x: Any,
@@ -120,6 +129,10 @@ class TransformerStack(keras.layers.Layer):
     def __init__(self, depth: int, name: str | None = None, dtype: Any = None, **block: Any) -> None:
         super().__init__(name=name, dtype=dtype)
         self.blocks = [TransformerBlock(**block, dtype=self.dtype_policy.name, name=f"block_{i}") for i in range(depth)]
+
+    def build(self, x_shape: Any, context_shape: Any = None) -> None:
+        for block in self.blocks:
+            block.build(x_shape, context_shape)
 
     def call(
         self,

@@ -18,7 +18,9 @@ MAX_FILE_BYTES = 64 * 2**20  # the largest published tokenizer.json is half of t
 
 # GPT-2 writes each byte as one printable character: itself where it has a glyph, else the next one from U+0100 on.
 _PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-BYTE_ALPHABET = tuple(map(chr, sorted(_PRINTABLE))) + tuple(chr(0x100 + n) for n in range(256 - len(_PRINTABLE)))
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+BYTE_OF = {chr(byte): byte for byte in sorted(_PRINTABLE)} | {chr(0x100 + n): byte for n, byte in enumerate(_OTHERS)}
+BYTE_ALPHABET = tuple(BYTE_OF)
 # The character tokenizer writes the bytes of a character it has no token for as these.
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
@@ -64,6 +66,20 @@ class Specification:
             for token in (left, right, left + right):
                 if token not in self.vocabulary:
                     raise ValueError(f"the merge of {left!r} and {right!r} needs {token!r}, which is not a token")
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """By id, the UTF-8 bytes that each token stands for."""
+        table = [b""] * len(self.vocabulary)
+        special = set(self.special_tokens)
+        for token, number in self.vocabulary.items():
+            if self.kind == "bpe" and token not in special and BYTE_OF.keys() >= set(token):
+                table[number] = bytes(BYTE_OF[character] for character in token)
+            elif self.kind == "char" and token in BYTE_TOKENS:
+                table[number] = bytes([BYTE_TOKENS.index(token)])
+            else:
+                table[number] = token.encode()
+        return table
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,0 +1,80 @@
+"""However an export ends early, there is no bundle where one was to be."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+# For each pair of arguments that follow the name of the bundle: export this format, and from this moment on let no
+# file grow beyond 50 kB, which ends a write as a full disk does. "never" is no moment.
+EXPORT = """
+import resource, sys
+import zoo
+from export.bundle import export_bundle
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+model = zoo.create("gpt-nano")
+out, *rest = sys.argv[1:]
+for format, moment in zip(rest[::2], rest[1::2]):
+    def progress(line):
+        print(line, flush=True)
+        if line == moment:
+            limit(50_000)
+    try:
+        limit(resource.RLIM_INFINITY)
+        export_bundle(model, out, formats=(format,), progress=progress)
+    except zoo.UserError as error:
+        print("UserError:", error, flush=True)
+"""
+
+
+@contextmanager
+def exporting(out: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", EXPORT, str(out), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,
+    )
+    with process:
+        yield process
+    if process.returncode == -signal.SIGKILL:  # then nobody ended the converter
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_signal_leaves_no_bundle(tmp_path: Path) -> None:
+    kinds = {signal.SIGINT: tmp_path / "ended", signal.SIGKILL: tmp_path / "killed"}
+    with ExitStack() as stack:  # both at once, since most of it is starting up
+        processes = {kind: stack.enter_context(exporting(out, "tflite", "never")) for kind, out in kinds.items()}
+        rest = {}
+        for kind, process in processes.items():
+            assert process.stdout is not None
+            while process.stdout.readline() != "converting to tflite\n":
+                assert process.poll() is None
+            time.sleep(0.5)
+            assert any(tmp_path.glob(f".{kinds[kind].name}.partial-*/saved_model/gpt/1/saved_model.pb"))
+            process.send_signal(kind)
+            rest[kind] = process.stdout.read()
+    assert rest[signal.SIGINT] == f"UserError: export interrupted: nothing was written to {kinds[signal.SIGINT]}\n"
+    assert processes[signal.SIGKILL].returncode == -signal.SIGKILL
+    # Nothing of the one, and of the other a hidden directory of an unmistakable name.
+    assert [path.name for path in tmp_path.iterdir()] == [f".killed.partial-{processes[signal.SIGKILL].pid}"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    """In TensorFlow, in the converter's process, and in our own reference files."""
+    out = tmp_path / "bundle"
+    moments = ["writing saved_model", "converting to tflite", "computing the reference"]
+    formats = ["saved_model", "tflite", "saved_model"]
+    with exporting(out, *(word for pair in zip(formats, moments, strict=True) for word in pair)) as process:
+        assert process.stdout is not None
+        lines = process.stdout.read().splitlines()
+    reason = f"UserError: cannot write (File too large): nothing was written to {out}"
+    assert lines == [moments[0], reason, *moments[:2], reason, moments[0], moments[2], reason]
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,137 @@
+"""The program that runs an artefact alone, and what becomes of it when something goes wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export import runtimes, verify
+from export.processes import ChildFailure, run_child
+from export.verify import greedy
+from zoo.errors import UserError
+from zoo.model import ZooModel
+
+PROGRAM = runtimes.__file__
+
+REFUSAL = """
+import importlib.util, runpy, sys
+program = runpy.run_path(sys.argv[1])
+names = ["zoo", "export", "recipes", "keras", "zoo.errors", "keras.ops"]
+print(all(importlib.util.find_spec(name) for name in names[:4]))  # so it is the refusal that refuses
+sys.meta_path.insert(0, program["RefusedImports"]())
+for name in [*names, "safetensors"]:
+    try:
+        __import__(name)
+        print(name)
+    except ImportError as error:
+        print("refused here" in str(error))
+"""
+
+
+def test_neither_this_project_nor_keras_can_be_imported() -> None:
+    code = f"import sys; sys.path.insert(0, {str(Path(PROGRAM).parents[1])!r})\n{REFUSAL}"
+    done = subprocess.run([sys.executable, "-I", "-c", code, PROGRAM], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] + ["True"] * 6 + ["safetensors"]
+
+
+def test_the_runs_of_a_bundle_refuse_them_too(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The same, in the process itself: a runtime that imports Keras fails."""
+    changed = Path(PROGRAM).read_text().replace("import onnxruntime\n", "import keras, onnxruntime\n", 1)
+    (tmp_path / "runtimes.py").write_text(changed)
+    monkeypatch.setattr(verify, "PROGRAM", tmp_path / "runtimes.py")
+    with pytest.raises(UserError, match=r"onnx of .* cannot continue the prompt: ImportError: keras is refused here"):
+        greedy(bundle, "onnx", [1], 1)
+
+
+def test_greedy_continues_as_the_model_does(bundle: Path, model: ZooModel) -> None:
+    prompt = [5, 90, 17, 200]
+    ids, gap = list(prompt), np.inf
+    for _ in range(12):
+        inputs = {"token_ids": np.array([ids], "int32"), "padding_mask": np.ones((1, len(ids)), "int32")}
+        logits = model(inputs)["logits"].numpy()[0, -1]
+        gap = min(gap, np.diff(np.sort(logits)[-2:])[0])
+        ids.append(int(logits.argmax()))
+    for artefact in ("saved_model", "tflite", "onnx"):
+        continuation = greedy(bundle, artefact, prompt, 12)
+        assert continuation.ids == ids[4:]
+        assert continuation.smallest_gap == pytest.approx(gap, abs=1e-4)
+
+
+def test_greedy_refuses_what_cannot_be_continued(bundle: Path) -> None:
+    for artefact, prompt, count, message in [
+        ("torch", [1], 1, "no artefact 'torch': it has saved_model, tflite, onnx"),
+        ("onnx", [], 1, "the prompt has 0 tokens"),
+        ("onnx", [1] * 60, 5, "the prompt has 60 tokens: with 5 new ones, 1 to 59 are possible"),
+        ("onnx", [1, 280], 1, "token id 280 is not one of 0 to 279"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            greedy(bundle, artefact, prompt, count)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("print('noise'); raise ValueError('at last')", "^ValueError: at last$"),
+        ("import sys; print('noise', flush=True); sys.exit('in a word')", "^in a word$"),
+        ("import sys; sys.exit(3)", "^no word$"),
+        ("import os; print('so far', flush=True); os.abort()", "^was killed by SIGABRT, after: so far$"),
+        ("import time; time.sleep(60)", "^did not finish within 1 seconds$"),
+        ("print('x' * 10_000); import sys; sys.exit(1)", r"^x{297}\.\.\.$"),
+    ],
+)
+def test_a_child_that_fails_is_one_line(code: str, message: str) -> None:
+    with pytest.raises(ChildFailure, match=message):
+        run_child(["-c", code], timeout=1 if "sleep" in code else 60)
+
+
+@pytest.mark.parametrize("message", ["No space left on device", "File too large", "Disk quota exceeded"])
+def test_a_child_without_space_raises_like_ourselves(message: str) -> None:
+    with pytest.raises(OSError, match=message):
+        run_child(["-c", f"raise RuntimeError('writing x: {message}; then more')"], timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("answer", "outputs"),
+    [(None, None), (b"{", b""), (b"[]", b""), (b"\xff", b""), (b"{}", None), (b"{}", b"PK\x03\x04junk"), (b"{}", b"")],
+)
+def test_garbage_from_a_child_is_a_failure(
+    answer: bytes | None, outputs: bytes | None, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def talk_nonsense(arguments: list[str], timeout: float) -> None:
+        for name, content in [("answer.json", answer), ("outputs.npz", outputs)]:
+            if content is not None:
+                (Path(arguments[-1]) / name).write_bytes(content)
+
+    monkeypatch.setattr(verify, "run_child", talk_nonsense)
+    with pytest.raises(UserError, match=r"onnx of .* cannot continue the prompt: its runtime gave no readable answer"):
+        greedy(bundle, "onnx", [1], 1)
+    report = verify.measure(bundle)
+    assert all(artefact.failures[0].startswith("its runtime gave no readable answer") for artefact in report.artefacts)
+
+
+def test_pickled_outputs_are_not_unpickled(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Malice:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "ran",)
+
+    def send_pickle(arguments: list[str], timeout: float) -> None:
+        (Path(arguments[-1]) / "answer.json").write_text("{}")
+        np.savez(Path(arguments[-1]) / "outputs.npz", **{"case/logits": np.array([Malice()], object)})
+
+    monkeypatch.setattr(verify, "run_child", send_pickle)
+    with pytest.raises(UserError, match="no readable answer"):
+        greedy(bundle, "onnx", [1], 1)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_full_disk_in_a_runtime_is_not_the_artefacts_fault(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_out(arguments: list[str], timeout: float) -> None:
+        text = '{"failure": "OSError: [Errno 28] No space left on device"}'
+        (Path(arguments[-1]) / "answer.json").write_text(text)
+
+    monkeypatch.setattr(verify, "run_child", run_out)
+    with pytest.raises(OSError, match="No space left"):
+        verify.measure(bundle)

@@ -1,0 +1,182 @@
+"""An artefact that is wrong, broken or tampered with fails, by name, and the others are still measured."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from export import verify
+from export.reference import Case
+from export.report import Report
+from export.verify import verify_bundle
+from zoo.errors import UserError
+from zoo.model import ZooModel
+
+CopyWith = Callable[..., Path]
+
+
+def edit_onnx(bundle: Path, change: Callable[[onnx.ModelProto], object]) -> None:
+    """Change the ONNX file, and its digest in the table of contents, so that only its numbers can give it away."""
+    model = onnx.load(bundle / "model.onnx")
+    change(model)
+    onnx.save(model, bundle / "model.onnx")
+    adopt(bundle, "onnx", "model.onnx")
+
+
+def adopt(bundle: Path, artefact: str, name: str) -> None:
+    content = json.loads((bundle / "bundle.json").read_text())
+    content["artefacts"][artefact]["files"][name] = hashlib.sha256((bundle / name).read_bytes()).hexdigest()
+    (bundle / "bundle.json").write_text(json.dumps(content))
+
+
+def test_verifying_again_rewrites_the_report_alone(copy_with: CopyWith) -> None:
+    bundle = copy_with("onnx")
+    before = {file: file.read_bytes() for file in bundle.rglob("*") if file.is_file()}
+    lines: list[str] = []
+    report = verify_bundle(bundle, lines.append)
+    assert report.passed and lines == ["verifying onnx"]
+    assert [artefact.name for artefact in Report.read(bundle).artefacts] == ["onnx"]  # there were three
+    after = {file: file.read_bytes() for file in bundle.rglob("*") if file.is_file()}
+    assert {file.name for file in before.keys() | after.keys() if before.get(file) != after.get(file)} == {
+        "report.json",
+        "report.md",
+    }
+
+
+def replace_weight(file: Path, weight: np.ndarray, value: np.ndarray) -> None:
+    content = file.read_bytes()
+    assert content.count(weight.tobytes()) == 1
+    file.write_bytes(content.replace(weight.tobytes(), value.tobytes()))
+
+
+@pytest.mark.parametrize(("artefact", "other"), [("tflite", "onnx"), ("onnx", "tflite")])
+def test_perturbed_weights_fail_and_are_named(artefact: str, other: str, copy_with: CopyWith, model: ZooModel) -> None:
+    bundle = copy_with("tflite", "onnx")
+    weight = model.named_weights()["backbone.transformer.block_1.feed_forward_norm.beta"].numpy()
+    replace_weight(bundle / f"model.{artefact}", weight, weight * np.float32(1.001))
+    adopt(bundle, artefact, f"model.{artefact}")
+    report = verify_bundle(bundle)
+    assert {a.name: a.passed for a in report.artefacts} == {artefact: False, other: True}
+    (line,) = report.failure_lines()
+    assert line.startswith(f"{artefact}: differs from the Keras model by ")
+    text = (bundle / "report.md").read_text()
+    assert f"**{line}**" in text and "FAILED" in text
+
+
+def test_nan_fails(copy_with: CopyWith, model: ZooModel) -> None:
+    bundle = copy_with("onnx")
+    weight = model.named_weights()["backbone.final_norm.beta"].numpy()
+    replace_weight(bundle / "model.onnx", weight, weight * np.float32(np.nan))
+    _, nan = verify_bundle(bundle).failure_lines()
+    assert nan == "onnx: logits has NaN or infinite values in 9 of 9 cases (batch1-tokens37-random-padded)"
+
+
+def test_a_missing_output_is_named(copy_with: CopyWith) -> None:
+    def rename_output(model: onnx.ModelProto) -> None:
+        model.graph.output[0].name = "scores"
+        for node in model.graph.node:
+            node.output[:] = ["scores" if name == "logits" else name for name in node.output]
+
+    bundle = copy_with("onnx")
+    edit_onnx(bundle, rename_output)
+    assert verify_bundle(bundle).failure_lines() == [
+        "onnx: logits is missing in 9 of 9 cases (batch1-tokens37-random-padded)"
+    ]
+
+
+def test_a_file_of_another_model_fails(copy_with: CopyWith, other: tuple[Path, list[str]]) -> None:
+    bundle = copy_with("onnx")
+    for name in ("model.onnx", "model.onnx.data"):
+        shutil.copyfile(other[0] / name, bundle / name)
+    altered, differs = verify_bundle(bundle).failure_lines()
+    assert altered == "onnx: model.onnx is missing or was altered after the export"
+    assert differs.startswith("onnx: differs from the Keras model by ")
+
+
+def test_a_harmless_change_is_noticed_and_still_measured(copy_with: CopyWith) -> None:
+    bundle = copy_with("onnx")
+    content = onnx.load(bundle / "model.onnx")
+    content.doc_string = "somebody was here"
+    onnx.save(content, bundle / "model.onnx")
+    report = verify_bundle(bundle)
+    assert report.failure_lines() == ["onnx: model.onnx is missing or was altered after the export"]
+    assert report.artefacts[0].max_error is not None and report.artefacts[0].max_error < 1e-4
+
+
+@pytest.mark.parametrize("keep", [0, 1000, -1000])
+def test_broken_files_are_failures_by_name(keep: int, copy_with: CopyWith) -> None:
+    bundle = copy_with("tflite", "onnx")
+    for artefact, name in [("tflite", "model.tflite"), ("onnx", "model.onnx")]:
+        (bundle / name).write_bytes((bundle / name).read_bytes()[:keep])
+        adopt(bundle, artefact, name)
+    report = verify_bundle(bundle)
+    for artefact in report.artefacts:
+        assert artefact.failures and artefact.max_error is None, artefact.name
+        assert all("\n" not in failure and len(failure) < 400 for failure in artefact.failures)
+
+
+def test_a_saved_model_without_its_variables_is_a_failure(copy_with: CopyWith) -> None:
+    bundle = copy_with("saved_model", "onnx")
+    data = next((bundle / "saved_model/gpt/1/variables").glob("variables.data*"))
+    data.unlink()
+    report = verify_bundle(bundle)
+    missing, other = report.artefacts
+    assert missing.failures[0] == f"{data.relative_to(bundle)} is missing or was altered after the export"
+    assert len(missing.failures) == 2 and missing.max_error is None
+    assert other.passed
+
+
+def test_an_altered_reference_is_noticed(copy_with: CopyWith) -> None:
+    bundle = copy_with("onnx")
+    case = Case.load(bundle / "reference/latency.safetensors")
+    Case("latency", case.inputs, {"logits": case.outputs["logits"] + 1e-6}, {}).save(bundle / "reference")
+    report = verify_bundle(bundle)
+    assert report.failure_lines() == ["reference/latency.safetensors was altered after the export"]
+    (bundle / "reference/latency.safetensors").unlink()
+    with pytest.raises(UserError, match=r"latency\.safetensors cannot be read"):
+        verify_bundle(bundle)
+
+
+def test_comparison_of_outputs() -> None:
+    mask = np.array([[1, 1, 0]], "int32")
+    expected = np.array([[[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]], "float32")
+    case = Case("c", {"padding_mask": mask}, {"logits": expected}, {})
+
+    def compare(value: np.ndarray) -> tuple[dict[str, float], list[str]]:
+        failures: list[str] = []
+        return verify._compare([case], {"c": {"logits": value}}, failures), failures
+
+    assert compare(expected) == ({"max_error": 0.0, "mean_error": 0.0, "top_agreement": 1.0}, [])
+    padding = expected.copy()
+    padding[0, 2] = [0.00009, 1.0]
+    figures, failures = compare(padding)
+    assert figures["max_error"] == pytest.approx(9e-5) and figures["mean_error"] == pytest.approx(1.5e-5)
+    assert figures["top_agreement"] == 1.0 and not failures
+    padding[0, 2] = [1.0, 0.0]  # a padded position counts, though not for the top token
+    assert compare(padding)[0]["top_agreement"] == 1.0
+    assert compare(padding)[1] == ["differs from the Keras model by 1.0e+00, more than 0.0001"]
+    flipped = expected.copy()
+    flipped[0, 0] = [1.0, 0.0]
+    assert compare(flipped)[0]["top_agreement"] == 0.5
+    for wrong, message in [
+        (expected[:, :2], "logits has a wrong shape or type in 1 of 1 cases (c, float32 (1, 2, 2))"),
+        (expected.astype("float64"), "logits has a wrong shape or type in 1 of 1 cases (c, float64 (1, 3, 2))"),
+        (np.where(expected == 1, np.inf, expected), "logits has NaN or infinite values in 1 of 1 cases (c)"),
+    ]:
+        assert compare(wrong) == ({}, [message])
+
+
+def test_a_report_that_cannot_be_written_is_a_warning(
+    copy_with: CopyWith, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: Report, bundle: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Report, "write", refuse)
+    assert verify_bundle(copy_with("onnx")).passed
+    assert "could not be rewritten" in caplog.text

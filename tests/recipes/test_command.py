@@ -1,0 +1,235 @@
+"""The command line: what it answers, and how it takes mistakes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recipes.command import VERBS, run
+
+ROOT = Path(__file__).parents[2]
+
+
+def refuse(capsys, *arguments: object) -> str:
+    """Run a command that must end in one line on standard error and exit code 2; the line."""
+    code = run([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if not line.startswith("INFO:")]
+    assert code == 2
+    assert captured.out == ""
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("zoo: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("arguments", [(), *((verb,) for verb in VERBS), ("train", "gpt-pretrain")], ids=" ".join)
+def test_help_answers_without_tensorflow_and_without_the_other_parsers(arguments):
+    script = (
+        "import atexit, sys; from recipes.command import main;"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr)); main()"
+    )
+    command = [sys.executable, "-c", script, *arguments, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    imported = set(done.stderr.split())
+
+    assert done.returncode == 0
+    assert "usage: zoo" in done.stdout
+    assert "tyro" in imported
+    assert not {"tensorflow", "keras", "matplotlib", "tf2onnx", "onnxruntime"} & imported
+    verbs = {f"recipes.command.{verb}_" for verb in VERBS}
+    assert verbs & imported == {f"recipes.command.{verb}_" for verb in arguments[:1]}
+
+
+def test_list_states_parameter_counts(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert run(["list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    presets = listed["families"][0]["presets"]
+    assert presets["gpt2"]["parameters"] == 124_439_808
+    assert "gpt-pretrain" in listed["recipes"]
+    assert run(["list"]) == 0
+    assert "124,439,808" in capsys.readouterr().out
+
+
+def test_train_mistakes_leave_nothing_behind(capsys, tmp_path, text_file):
+    empty, binary, folder, short = (tmp_path / name for name in ("empty.txt", "binary.txt", "folder", "short.txt"))
+    empty.write_text("")
+    binary.write_bytes(bytes(range(256)) * 100)
+    folder.mkdir()
+    (folder / "picture.jpg").write_bytes(b"no text")
+    short.write_text("too short")
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "thesis.txt").write_text("years of work")
+    out = tmp_path / "out"
+
+    def train(data, *options, to=out):
+        return refuse(capsys, "train", "gpt-pretrain", "--data", data, "--out", to, *options)
+
+    assert "does not exist" in train(tmp_path / "nowhere")
+    assert "empty" in train(empty)
+    assert "binary" in train(binary)
+    assert "no text files" in train(folder)
+    assert "tokens" in train(short, "--tokenizer", "char")
+    assert "'gpt-nano'" in train(text_file, "--preset", "gpt-nanno")
+    assert "not empty" in train(text_file, to=taken)
+    assert "holds no run" in train(text_file, "--force", to=taken)
+    assert "too small" in train(text_file, "--vocabulary-size", "12")
+    assert "--learning-rate" in train(text_file, "--learning-rate", "-1")
+    assert "--steps" in train(text_file, "--steps", "many")
+    assert "--stepz" in train(text_file, "--stepz", "3")
+    assert "max_length" in train(text_file, "--max-length", "0")
+    assert "tokenizer" in train(text_file, "--tokenizer", "words")
+    assert "'gpt-pretrain'" in refuse(capsys, "train", "gpt-pretrian")
+    assert "'train'" in refuse(capsys, "trian")
+    assert "--data" in refuse(capsys, "train", "gpt-pretrain", "--out", out)
+    assert not out.exists()
+    assert (taken / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_vocabulary_that_does_not_fit_the_model_to_go_on_from(capsys, tmp_path, text_file, trained_run):
+    model = shutil.copytree(trained_run / "model", tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["config"]["vocabulary_size"] = 17
+    (model / "config.json").write_text(json.dumps(config))
+
+    options = ("--data", text_file, "--out", tmp_path / "out", "--from", model)
+    assert "vocabulary_size" in refuse(capsys, "train", "gpt-pretrain", *options)
+    assert not (tmp_path / "out").exists()
+
+
+def damage(model: Path, how: str) -> None:
+    weights, config = model / "model.safetensors", model / "config.json"
+    record = json.loads(config.read_text())
+    if how == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif how == "corrupt header":
+        weights.write_bytes(b"\xff" * 64 + weights.read_bytes()[64:])
+    elif how == "no weights":
+        weights.unlink()
+    elif how == "unknown field":
+        record["config"]["colour"] = "red"
+    elif how == "wrong value":
+        record["config"]["depth"] = "two"
+    elif how == "unknown family":
+        record["family"] = "gtp"
+    config.write_text("{" if how == "no JSON" else json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("truncated", "model.safetensors"),
+        ("corrupt header", "model.safetensors"),
+        ("no weights", "model.safetensors"),
+        ("unknown field", "'colour'"),
+        ("wrong value", "depth is 'two'"),
+        ("unknown family", "'gpt'"),
+        ("no JSON", "config.json"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["generate", "eval", "export"])
+def test_a_damaged_model_is_named(capsys, tmp_path, text_file, trained_run, verb, how, told):
+    model = shutil.copytree(trained_run / "model", tmp_path / "model")
+    damage(model, how)
+    out = tmp_path / "bundle"
+    rest = {"generate": ["--prompt", "The"], "eval": ["--data", text_file], "export": ["--out", out]}[verb]
+
+    assert told in refuse(capsys, verb, model, *rest)
+    assert not out.exists()
+
+
+def test_other_mistakes(capsys, tmp_path, trained_run):
+    assert "no such directory" in refuse(capsys, "generate", tmp_path / "nothing", "--prompt", "x")
+    assert "config.json" in refuse(capsys, "generate", tmp_path, "--prompt", "x")
+    assert "temperature" in refuse(capsys, "generate", trained_run, "--prompt", "x", "--temperature", "-1")
+    assert "'tflight'" in refuse(capsys, "export", trained_run, "--out", tmp_path / "b", "--formats", "onnx,tflight")
+    assert "bundle.json" in refuse(capsys, "verify", tmp_path)
+    assert run([]) == 2
+
+
+def test_debug_shows_where_a_mistake_came_from(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.command", "verify", str(tmp_path), "--debug"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_generate(capsys, trained_run, caplog):
+    def generate(*options: str) -> dict:
+        assert run(["generate", str(trained_run), "--prompt", "The model ", "--json", *options]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    first = generate("--max-new-tokens", "20", "--seed", "5")
+    assert generate("--max-new-tokens", "20", "--seed", "5")["text"] == first["text"]
+    assert generate("--max-new-tokens", "20", "--seed", "6")["text"] != first["text"]
+    assert run(["generate", str(trained_run), "--prompt", "The model ", "--max-new-tokens", "20", "--seed", "5"]) == 0
+    assert capsys.readouterr().out == f"The model {first['text']}\n"
+
+
+def test_a_prompt_longer_than_the_context_is_cut_with_a_warning(capsys, trained_run):
+    code = run(["generate", str(trained_run), "--prompt", "The model reads. " * 9, "--max-new-tokens", "3", "--json"])
+    captured = capsys.readouterr()
+    assert code == 0
+    assert "context is 32" in captured.err
+    assert json.loads(captured.out)["prompt"] == "The model reads. " * 9
+
+
+def test_invalid_utf8_is_replaced_and_counted(capsys, tmp_path, trained_run):
+    path = tmp_path / "dirty.txt"
+    path.write_bytes(b"The model reads \xff text and \xfe\xfe writes. " * 10)
+    assert run(["eval", str(trained_run), "--data", str(path)]) == 0
+    captured = capsys.readouterr()
+    assert "30 invalid UTF-8 sequences replaced" in captured.err
+    assert json.loads(captured.out.splitlines()[-1])["bytes"] == path.stat().st_size
+
+
+def test_export_and_verify(capsys, tmp_path, trained_run):
+    bundle = tmp_path / "bundle"
+    assert run(["export", str(trained_run), "--out", str(bundle), "--formats", "onnx", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["passed"]
+    assert run(["verify", str(bundle)]) == 0
+    assert "onnx" in capsys.readouterr().out
+
+    with (bundle / "model.onnx").open("r+b") as file:  # in the middle: some weight
+        file.seek(bundle.joinpath("model.onnx").stat().st_size // 2)
+        file.write(os.urandom(64))
+    assert run(["verify", str(bundle)]) == 1
+    assert "onnx: " in capsys.readouterr().out
+    assert "not empty" in refuse(capsys, "export", trained_run, "--out", bundle)
+
+
+def test_interrupting_a_training_tells_what_is_kept(tmp_path, text_file):
+    import signal
+    import time
+
+    out = tmp_path / "run"
+    command = ["train", "gpt-pretrain", "--data", text_file, "--out", out, "--preset", "gpt-nano", "--tokenizer", "char"]
+    options = ["--max-length", "32", "--steps", "100000", "--evaluate-every", "20", "--batch-size", "4"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recipes.command", *map(str, command), *options],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "model" / "model.safetensors").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    assert f"{out / 'model'} keeps step" in told
+    assert (out / "model" / "config.json").exists()

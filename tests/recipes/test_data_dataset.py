@@ -1,0 +1,63 @@
+"""Needs TensorFlow: the dataset hands on the batches, from any step, and shares them out to replicas."""
+
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from recipes.data.batches import TrainingBatches, ValidationBatches
+from recipes.data.dataset import training_dataset, validation_dataset
+
+TOKENS = np.arange(1000, dtype=np.uint16)
+
+
+def test_training_goes_on_from_any_step() -> None:
+    batches = TrainingBatches(TOKENS, 8, 6, 0)
+    for first in (0, 37):
+        for step, (inputs, targets) in enumerate(islice(training_dataset(batches, first), 5), first):
+            ids, labels = batches.batch(step)
+            assert np.array_equal(inputs["token_ids"], ids)
+            assert np.array_equal(targets["logits"], labels)
+
+
+def test_validation_ends_and_starts_again() -> None:
+    batches = ValidationBatches(TOKENS, 8, 6)
+    dataset = validation_dataset(batches)
+    assert int(dataset.cardinality()) == batches.num_batches == 20
+    for _ in range(2):
+        seen = [inputs["token_ids"].numpy() for inputs, _ in dataset]
+        assert np.array_equal(seen, [batches.batch(step)[0] for step in range(20)])
+
+
+def test_shapes_are_fixed() -> None:
+    """XLA compiles once, and a strategy knows what to divide."""
+    batches = TrainingBatches(TOKENS, 8, 6, 0)
+    for dataset in (training_dataset(batches), validation_dataset(ValidationBatches(TOKENS, 8, 6))):
+        inputs, targets = dataset.element_spec
+        for spec in (inputs["token_ids"], targets["logits"]):
+            assert (spec.shape.as_list(), spec.dtype.name) == ([6, 8], "int32")
+
+
+def test_two_replicas_get_the_two_halves_of_every_batch() -> None:
+    """In a process of its own, since the number of devices cannot change once TensorFlow runs."""
+    program = """
+import numpy as np, tensorflow as tf
+from recipes.data.batches import TrainingBatches
+from recipes.data.dataset import training_dataset
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+batches = TrainingBatches(np.arange(1000, dtype=np.uint16), 8, 6, 0)
+stream = iter(strategy.experimental_distribute_dataset(training_dataset(batches, 5)))
+for step in range(5, 9):
+    inputs, targets = next(stream)
+    for got, wanted in zip((inputs["token_ids"], targets["logits"]), batches.batch(step)):
+        first, second = (part.numpy() for part in strategy.experimental_local_results(got))
+        assert np.array_equal(first, wanted[:3]) and np.array_equal(second, wanted[3:]), step
+print("halves")
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout == "halves\n", done.stderr[-2000:]

@@ -1,0 +1,240 @@
+"""Reading text: what is found, what is refused and why, how it is split, and that nothing is read whole."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recipes.data import text as text_module
+from recipes.data.text import Corpus, Document, Reading, open_corpus
+from zoo.errors import UserError
+
+
+def put(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def content(documents: tuple[Document, ...]) -> str:
+    return "".join("".join(document.chunks(Reading())) for document in documents)
+
+
+def names(documents: tuple[Document, ...]) -> list[str]:
+    return [document.name for document in documents]
+
+
+def refused(path: Path, *words: str, **options: object) -> None:
+    with pytest.raises(UserError) as error:
+        open_corpus(path, **options)  # type: ignore[arg-type]
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_a_folder_is_searched_for_text_files(tmp_path: Path) -> None:
+    for name in ("b.txt", "A.TXT", "sub/c.md", "sub/deeper/d.rst", "e.text"):
+        put(tmp_path / name, f"text of {name}")
+    for name in ("f.py", ".hidden.txt", ".git/g.txt", "sub/.h/i.txt", "j", "k.txt~"):
+        put(tmp_path / name, "not to be read")
+    (tmp_path / "folder.txt").mkdir()
+    corpus = open_corpus(tmp_path, validation_fraction=0.5)
+    found = [*corpus.train, *corpus.validation]
+    assert sorted(document.name for document in found) == ["A.TXT", "b.txt", "e.text", "sub/c.md", "sub/deeper/d.rst"]
+    assert all(content((document,)) == f"text of {document.name}" for document in found)
+    for documents in (corpus.train, corpus.validation):
+        assert names(documents) == sorted(names(documents))
+
+
+def test_a_hidden_folder_may_be_named_and_a_single_file_may_be_called_anything(tmp_path: Path) -> None:
+    put(tmp_path / ".cache" / "a.txt", "one")
+    put(tmp_path / ".cache" / "b.txt", "two")
+    assert len(open_corpus(tmp_path / ".cache").train) == 1
+    corpus = open_corpus(put(tmp_path / "README", "0123456789"))
+    assert content(corpus.train) == "012345678"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", ["is empty"]),
+        (b"\xef\xbb\xbf", ["no text"]),
+        (b" \n\t\r\n", ["no text"]),
+        (b"some text\x00and more", ["binary", "NUL"]),
+        (bytes(range(1, 256)) * 100, ["binary or not in UTF-8"]),
+        ("Это русский текст в старой кодировке.".encode("koi8-r"), ["not in UTF-8", "convert"]),
+        ("Plain text".encode("utf-16"), ["UTF-16", "iconv"]),
+        ("Plain text".encode("utf-16-le"), ["UTF-16", "iconv"]),
+        ("Plain text".encode("utf-16-be"), ["UTF-16", "iconv"]),
+        ("日本語".encode("utf-16"), ["UTF-16", "iconv"]),
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path: Path, data: bytes, words: list[str]) -> None:
+    path = put(tmp_path / "data.txt", data)
+    refused(path, str(path), *words)
+    refused(tmp_path, "no usable text in 1 files", *words)
+    # Among good ones it is left out, aloud.
+    put(tmp_path / "good.txt", "good")
+    put(tmp_path / "better.txt", "better")
+    assert len(open_corpus(tmp_path).train) == 1
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(6):
+        put(tmp_path / f"bad{number}.txt", b"\x00\x00")
+    put(tmp_path / "a.txt", "good")
+    with caplog.at_level(logging.WARNING, "zoo"):
+        open_corpus(tmp_path)
+    assert [record.getMessage() for record in caplog.records] == [
+        *(f"left out: {tmp_path}/bad{n}.txt is binary, not text (it contains NUL bytes)" for n in range(3)),
+        "left out: 3 more files like these",
+    ]
+
+
+def test_missing_paths_and_folders_without_text_are_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "nothing", "nothing", "does not exist")
+    refused(tmp_path, str(tmp_path), "no text files", ".txt")
+    put(tmp_path / "picture.png", b"\x89PNG")
+    refused(tmp_path, "no text files")
+    os.mkfifo(tmp_path / "pipe.txt")
+    refused(tmp_path / "pipe.txt", "not a regular file")
+
+
+def test_latin1_is_read_with_replacements(tmp_path: Path) -> None:
+    text = "Le cœur a ses raisons que la raison ne connaît point; été, forêt, garçon".replace("œ", "oe")
+    put(tmp_path / "a.txt", text.encode("latin-1"))
+    corpus = open_corpus(tmp_path / "a.txt")
+    assert "for\ufffdt" in content(corpus.train) + content(corpus.validation)
+
+
+def whole(path: Path) -> Document:
+    size = path.stat().st_size
+    return Document(path, path.name, size, 0, 0, size)
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(data=st.binary(max_size=60) | st.text(max_size=30).map(str.encode), chunk=st.integers(1, 7))
+def test_chunks_are_the_text_whatever_their_size(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, chunk: int
+) -> None:
+    path = put(tmp_path_factory.mktemp("data") / "a.txt", data)
+    reading = Reading()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_module, "CHUNK_BYTES", chunk)
+        text = "".join(whole(path).chunks(reading))
+    assert text == data.removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
+    assert reading.bytes == len(data.removeprefix(b"\xef\xbb\xbf"))
+    ignored = data.removeprefix(b"\xef\xbb\xbf").decode(errors="ignore").count("\ufffd")
+    assert reading.replaced.total() == text.count("\ufffd") - ignored
+
+
+def test_replacements_are_reported_in_one_line_with_count_and_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reading = Reading()
+    for number in range(1, 6):
+        path = put(tmp_path / f"{number}.txt", b"a\xffb \xef\xbf\xbd \xff\xff" + b"\xe2\x82" * number)
+        list(whole(path).chunks(reading))
+    with caplog.at_level(logging.WARNING, "zoo"):
+        reading.warn()
+        Reading().warn()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"30 invalid UTF-8 sequences replaced by U+FFFD: {tmp_path}/5.txt (8), {tmp_path}/4.txt (7), "
+        f"{tmp_path}/3.txt (6) and 2 more files"
+    )
+
+
+def test_one_document_is_split_by_position_where_nanogpt_splits(tmp_path: Path) -> None:
+    data = "".join(chr(32 + n * n % 90) for n in range(1003))
+    corpus = open_corpus(put(tmp_path / "a.txt", data))
+    # https://github.com/karpathy/nanoGPT/blob/master/data/shakespeare_char/prepare.py
+    n = len(data)
+    assert (content(corpus.train), content(corpus.validation)) == (data[: int(n * 0.9)], data[int(n * 0.9) :])
+    assert not corpus.train[0].is_whole
+    assert not corpus.validation[0].is_whole
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.25, 0.5, 0.9])
+def test_the_cut_is_not_inside_a_character(tmp_path: Path, fraction: float) -> None:
+    for shift in range(4):
+        data = "x" * shift + "😀" * 25
+        corpus = open_corpus(put(tmp_path / "a.txt", data), validation_fraction=fraction)
+        train, validation = content(corpus.train), content(corpus.validation)
+        assert train + validation == data
+        wanted = len(data.encode()) * (1 - fraction)
+        assert wanted - 1 < len(train.encode()) < wanted + 4
+
+
+def split_names(corpus: Corpus) -> tuple[list[str], list[str]]:
+    return names(corpus.train), names(corpus.validation)
+
+
+def test_several_documents_are_split_by_document(tmp_path: Path) -> None:
+    for number in range(100):
+        put(tmp_path / "one" / f"{number:02}.txt", "x" * (50 + number))
+    corpus = open_corpus(tmp_path / "one", validation_fraction=0.2)
+    train, validation = split_names(corpus)
+    assert sorted(train + validation) == [f"{number:02}.txt" for number in range(100)]
+    share = sum(document.bytes for document in corpus.validation) / sum(50 + number for number in range(100))
+    assert 0.19 < share <= 0.2
+    assert all(document.is_whole for document in (*corpus.train, *corpus.validation))
+    assert validation != sorted(train + validation)[: len(validation)]
+    assert validation != sorted(train + validation)[-len(validation) :]
+    # Names alone decide: another folder, other times, another order of creation.
+    for number in reversed(range(100)):
+        put(tmp_path / "two" / f"{number:02}.txt", "y" * (50 + number))
+    assert split_names(open_corpus(tmp_path / "two", validation_fraction=0.2)) == (train, validation)
+
+
+def test_one_document_at_least_is_on_each_side_and_not_the_largest(tmp_path: Path) -> None:
+    put(tmp_path / "large.txt", "x" * 1000)
+    put(tmp_path / "small.txt", "x" * 300)
+    for fraction in (0.01, 0.1, 0.25):
+        assert split_names(open_corpus(tmp_path, validation_fraction=fraction)) == (["large.txt"], ["small.txt"])
+    train, validation = split_names(open_corpus(tmp_path, validation_fraction=0.999))
+    assert len(train) == len(validation) == 1
+
+
+def test_validation_data_of_its_own(tmp_path: Path) -> None:
+    train, validation = put(tmp_path / "t" / "a.txt", "train"), put(tmp_path / "v" / "b.txt", "validation")
+    corpus = open_corpus(train, validation_path=validation.parent)
+    assert (content(corpus.train), content(corpus.validation)) == ("train", "validation")
+    assert corpus.train[0].is_whole
+    refused(tmp_path, "b.txt", "both", validation_path=validation)
+    refused(train, "does not exist", validation_path=tmp_path / "missing")
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
+def test_fractions_that_are_none_are_refused(tmp_path: Path, fraction: float) -> None:
+    refused(put(tmp_path / "a.txt", "text"), "between 0 and 1", validation_fraction=fraction)
+
+
+def test_a_large_file_is_never_read_whole(tmp_path: Path) -> None:
+    """200 MB without a newline, opened, split and read in a process that may not have so much memory."""
+    path = tmp_path / "large.txt"
+    with path.open("wb") as file:
+        for _ in range(200):
+            file.write(b"abcdefgh" * 2**17)
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from recipes.data.text import Reading, open_corpus\n"
+        # Not `ru_maxrss`: a process inherits that from the one that started it.
+        "peak = lambda: int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
+        "before = peak()\n"
+        "corpus = open_corpus(Path(sys.argv[1]))\n"
+        "parts = (*corpus.train, *corpus.validation)\n"
+        "characters = sum(len(chunk) for part in parts for chunk in part.chunks(Reading()))\n"
+        "print(characters, peak() - before)\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program, path], cwd=root, capture_output=True, text=True, check=True)
+    characters, kilobytes = map(int, done.stdout.split())
+    assert characters == path.stat().st_size
+    assert kilobytes < 20_000

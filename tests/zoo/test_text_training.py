@@ -1,0 +1,142 @@
+"""Vocabularies trained from text: what is in them, that they repeat, and that training streams."""
+
+import argparse
+import logging
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import regex
+
+from zoo.errors import UserError
+from zoo.text import END_OF_TEXT, cut_pieces, train_bpe, train_characters
+
+PROSE = Path(argparse.__file__).read_text(encoding="utf-8")
+# The order of bytes in the vocab.json that OpenAI published.
+GPT2_ORDER = [*range(33, 127), *range(161, 173), *range(174, 256), *range(33), *range(127, 161), 173]
+
+
+def test_bpe_has_all_bytes_then_merges_then_end_of_text() -> None:
+    tokenizer = train_bpe([PROSE], 500)
+    assert tokenizer.vocabulary_size == 500
+    assert [tokenizer.encode(chr(byte))[-1] for byte in range(128)] == [GPT2_ORDER.index(byte) for byte in range(128)]
+    assert tokenizer.encode("\u00ff") == [GPT2_ORDER.index(0xC3), GPT2_ORDER.index(0xBF)]
+    assert len(tokenizer.specification.merges) == 500 - 257
+    assert tokenizer.specification.vocabulary[END_OF_TEXT] == 499
+
+
+def merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    parts: list[str] = []
+    for part in word:
+        if parts and (parts[-1], part) == pair:
+            parts[-1] += part
+        else:
+            parts.append(part)
+    return tuple(parts)
+
+
+def test_merges_are_those_of_the_textbook_algorithm() -> None:
+    """Sennrich et al., 2016, algorithm 1, up to the first merge for which two pairs are equally frequent."""
+    words = Counter(regex.findall(r" ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", PROSE.replace("'", "")))
+    parts = {tuple(word.replace(" ", "Ġ").replace("\n", "Ċ")): count for word, count in words.items()}
+    merges: list[tuple[str, str]] = []
+    while True:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, count in parts.items():
+            for pair in pairwise(word):
+                pairs[pair] += count
+        (best, count), (_, next_count) = pairs.most_common(2)
+        if count == next_count:
+            break
+        merges.append(best)
+        parts = {merged(word, best): count for word, count in parts.items()}
+    assert len(merges) > 20
+    assert list(train_bpe([PROSE.replace("'", "")], 600).specification.merges)[: len(merges)] == merges
+
+
+def test_too_small_a_vocabulary_is_refused() -> None:
+    with pytest.raises(UserError, match="256 is too small: it needs 257 or more"):
+        train_bpe([PROSE], 256)
+    assert train_bpe([PROSE], 257).specification.merges == ()
+
+
+def test_a_text_too_short_for_the_vocabulary_gives_a_smaller_one(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "zoo"):
+        tokenizer = train_bpe(["hello hello"], 1000)
+    assert 257 < tokenizer.vocabulary_size < 270
+    assert f"for {tokenizer.vocabulary_size} tokens, not 1000" in caplog.text
+
+
+def test_characters_seen_are_tokens_and_others_bytes() -> None:
+    tokenizer = train_characters(["hello\n", "héllo 😀", END_OF_TEXT])
+    assert tokenizer.vocabulary_size == 256 + len(set("hello\né 😀")) + 1
+    assert tokenizer.encode("\n") == [256]
+    assert len(tokenizer.encode("hé 😀")) == 4
+    assert tokenizer.encode("€") == list("€".encode())
+    assert "|" not in tokenizer.specification.vocabulary
+
+
+def test_training_reads_one_text_at_a_time() -> None:
+    """An iterator that could not be held in memory is not: at no time are more than a few hundred texts alive."""
+    alive = most = 0
+
+    class Text(str):
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    def texts() -> Iterator[str]:
+        nonlocal alive, most
+        for number in range(3000):
+            alive += 1
+            most = max(most, alive)
+            yield Text(f"text number {number}")
+
+    train_characters(texts())
+    assert most <= 3
+    train_bpe(texts(), 300)
+    assert most <= 3
+
+
+def test_an_endless_word_does_not_take_forever() -> None:
+    """Without a bound on the length of words this takes minutes."""
+    genome = "".join(random.Random(0).choices("ACGT", k=2**20))
+    tokenizer = train_bpe(cut_pieces([genome]), 600)
+    assert tokenizer.vocabulary_size == 600
+    assert tokenizer.decode(tokenizer.encode(genome[:1000])) == genome[:1000]
+
+
+def test_an_error_in_the_source_of_texts_is_passed_on() -> None:
+    def texts() -> Iterator[str]:
+        yield "good"
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        train_bpe(texts(), 300)
+
+
+def test_the_same_texts_give_the_same_tokenizer_in_another_process() -> None:
+    program = (
+        "import argparse, pathlib\n"
+        "from zoo.text import *\n"
+        "text = pathlib.Path(argparse.__file__).read_text(encoding='utf-8')\n"
+        "print(train_bpe(cut_pieces([text], 1000), 600).fingerprint, train_characters([text]).fingerprint)\n"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PYTHONHASHSEED": seed, "RAYON_NUM_THREADS": threads},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed, threads in (("1", "1"), ("2", "3"))
+    }
+    here = f"{train_bpe([PROSE], 600).fingerprint} {train_characters([PROSE]).fingerprint}\n"
+    assert seen == {here}
