@@ -70,7 +70,7 @@ def raise_if_no_space(text: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what keeps a file from being written into a UserError, which says that nothing was written to `path`."""
+    """Turn what the operating system refuses (a full disk, no permission) into a UserError: nothing came to `path`."""
     try:
         try:
             yield
@@ -79,7 +79,8 @@ def writing(path: Path) -> Iterator[None]:
                 raise_if_no_space(str(error))
             raise
     except OSError as error:
-        raise UserError(f"cannot write ({error.strerror or error}): nothing was written to {path}") from error
+        file = f" ({error.filename})" if error.filename else ""
+        raise UserError(f"{error.strerror or error}{file}: nothing was written to {path}") from error
 
 
 def one_line(text: str, limit: int = 300) -> str:

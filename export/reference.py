@@ -73,8 +73,9 @@ class Case:
                     group, name = key.split("/")
                     groups[group][name] = tensors.get_tensor(key)
             case = Case(file.stem, groups["input"], groups["output"], positions)
-            for output in case.outputs:
-                case.real(output)  # fails where positions do not fit
+            for output, kept in positions.items():
+                if len(case.real(output)[0]) != len(kept):
+                    raise ValueError(f"positions of {output} do not fit")
         except (OSError, safetensors.SafetensorError, *WRONG_CONTENT) as error:
             raise UserError(f"{file} cannot be read ({error}): export the model again") from error
         return case

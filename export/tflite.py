@@ -32,8 +32,8 @@ def _convert(saved_model: str, file: str) -> None:
     try:
         content = converter.convert()
     except Exception as error:  # the converter's own class, its message a page of MLIR
-        operators = re.search(r"(?:Custom|Flex) ops: (.+)", str(error))
-        sys.exit(f"operators that TFLite has not built in: {operators[1]}" if operators else one_line(str(error)))
+        operators = sorted(set(re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", str(error))))
+        sys.exit(f"TFLite has no {', '.join(operators)}" if operators else one_line(str(error)))
     Path(file).write_bytes(content)
 
 

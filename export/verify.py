@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from export.manifest import Artefact, Manifest
-from export.processes import ChildFailure, one_line, raise_if_no_space, run_child
+from export.processes import ChildFailure, one_line, raise_if_no_space, run_child, writing
 from export.reference import LATENCY_CASE, Case, Tensors
 from export.report import ArtefactReport, Report
 from zoo.errors import UserError
@@ -44,11 +44,13 @@ def verify_bundle(bundle: Path, progress: Callable[[str], None] = lambda line: N
     the one that was exported is reported, and run all the same.
 
     Raises:
-        UserError: `bundle` is no bundle, or its reference cannot be read.
+        UserError: `bundle` is no bundle, its reference cannot be read, or there is no space for temporary files.
     """
-    report = measure(Path(bundle), progress)
+    bundle = Path(bundle)
+    with writing(bundle):
+        report = measure(bundle, progress)
     try:
-        report.write(Path(bundle))
+        report.write(bundle)
     except OSError as error:
         logger.warning("the report of %s could not be rewritten: %s", bundle, error)
     return report
@@ -114,7 +116,8 @@ def greedy(bundle: Path, artefact: str, prompt_ids: Sequence[int], count: int) -
         raise UserError(f"the prompt's token id {outside[0]} is not one of 0 to {highest}")
     request = {"greedy": {"prompt": [int(token) for token in prompt_ids], "count": count}}
     try:
-        answer, _ = _run(bundle, manifest.artefacts[artefact], [], request)
+        with writing(bundle):
+            answer, _ = _run(bundle, manifest.artefacts[artefact], [], request)
         return Continuation(**answer["greedy"])
     except (ChildFailure, KeyError, TypeError) as error:
         raise UserError(f"{artefact} of {bundle} cannot continue the prompt: {error}") from None

@@ -36,6 +36,8 @@ class TokenizerTraining:
 
 @dataclass(frozen=True)
 class SplitCounts:
+    """How much text a split is: `bytes` as they stand in the files, `tokens` with the end-of-text ones."""
+
     tokens: int
     bytes: int
 
@@ -45,6 +47,8 @@ class PackedText:
     """Packed text in `directory`.
 
     Attributes:
+        tokenizer: the one that made the ids; its files lie in `directory` too.
+        train, validation: how much text there is.
         unigram_entropy: of the distribution of single tokens over both splits, in nats a token: the loss of the best
             model that ignores all context.
         replaced: how many invalid UTF-8 sequences became U+FFFD.

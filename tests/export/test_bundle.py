@@ -1,6 +1,7 @@
 """Exported files compute what the model computes, and a bundle appears whole or not at all."""
 
 import json
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -128,6 +129,8 @@ def test_refused_before_any_work(model: ZooModel, tmp_path: Path) -> None:
         export_bundle(model, tmp_path / "out", formats=())
     with pytest.raises(UserError, match="computes in bfloat16"):
         export_bundle(zoo.create("gpt-nano", dtype="mixed_bfloat16"), tmp_path / "out")
+    with pytest.raises(UserError, match=r"^(File exists|Not a directory) .*nothing was written to"):
+        export_bundle(model, tmp_path / "taken/file/out")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
@@ -154,36 +157,37 @@ def test_a_converter_that_fails_leaves_nothing(
     model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: Any) -> None:
-        raise ChildFailure("operators that TFLite has not built in: Svd")
+        raise ChildFailure("TFLite has no Cholesky")
 
     monkeypatch.setattr(export.bundle, "write_tflite", refuse)
-    with pytest.raises(UserError, match=r"conversion to tflite failed: operators .*: Svd: nothing was written"):
+    with pytest.raises(UserError, match=r"conversion to tflite failed: TFLite has no Cholesky: nothing was written"):
         export_bundle(model, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-class SingularValues(ZooModel):
-    """What neither TFLite nor ONNX has an operator for."""
+class Factorization(ZooModel):
+    """What neither TFLite nor ONNX has an operator for, but TFLite with Flex has."""
 
-    family = "svd"
+    family = "factorization"
     config_class = GPTConfig
-    output_names = ("values",)
+    output_names = ("factors",)
     input_specs = (TensorSpec("images", "float32", (Axis("batch"), 4, 4)),)
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        return {"values": tf.linalg.svd(inputs["images"], compute_uv=False)}
+        return {"factors": tf.linalg.cholesky(inputs["images"])}
 
 
 def test_operators_that_a_format_lacks_are_named(tmp_path: Path) -> None:
-    model = SingularValues({})
+    model = Factorization({})
     write_saved_model(model, tmp_path / "saved")
     conversions = {
         "tflite": lambda: write_tflite(tmp_path / "saved", tmp_path / "model.tflite", 100),
         "onnx": lambda: write_onnx(model, tmp_path / "saved", tmp_path / "model.onnx", 100),
     }
     with ThreadPoolExecutor() as pool:
-        failures = {name: pool.submit(convert).exception() for name, convert in conversions.items()}
+        running = {name: pool.submit(convert) for name, convert in conversions.items()}
+    failures = {name: future.exception() for name, future in running.items()}
     assert all(isinstance(failure, ChildFailure) for failure in failures.values())
-    assert str(failures["tflite"]) == "operators that TFLite has not built in: Svd"
-    assert str(failures["onnx"]) == ""
+    assert str(failures["tflite"]) == "TFLite has no Cholesky"
+    assert re.fullmatch(r"tf2onnx: Tensorflow op \[.*: Cholesky\] is not supported.*", str(failures["onnx"]))
     assert [file.name for file in tmp_path.iterdir()] == ["saved"]

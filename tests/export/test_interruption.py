@@ -75,6 +75,6 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     with exporting(out, *(word for pair in zip(formats, moments, strict=True) for word in pair)) as process:
         assert process.stdout is not None
         lines = process.stdout.read().splitlines()
-    reason = f"UserError: cannot write (File too large): nothing was written to {out}"
+    reason = f"UserError: File too large: nothing was written to {out}"
     assert lines == [moments[0], reason, *moments[:2], reason, moments[0], moments[2], reason]
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recipes.data import text as text_module
@@ -119,6 +119,8 @@ def whole(path: Path) -> Document:
 
 @settings(max_examples=200, deadline=None, database=None)
 @given(data=st.binary(max_size=60) | st.text(max_size=30).map(str.encode), chunk=st.integers(1, 7))
+@example(data=b"\xef\xbb\xbfafter a mark", chunk=5)
+@example(data=b"inside\xef\xbb\xbfstays", chunk=5)
 def test_chunks_are_the_text_whatever_their_size(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, chunk: int
 ) -> None:

@@ -109,7 +109,10 @@ def block(
 ) -> np.ndarray:
     """One transformer block; `norm` as in `zoo.layers.TransformerBlock`."""
     parts = [
-        ("attention_norm", lambda h: attention(h, inside(weights, "attention"), num_heads, causal, None, padding_mask)[0])
+        (
+            "attention_norm",
+            lambda h: attention(h, inside(weights, "attention"), num_heads, causal, None, padding_mask)[0],
+        )
     ]
     if context is not None:
         cross = inside(weights, "cross_attention")

@@ -87,9 +87,8 @@ def test_hidden_keys_have_no_weight_at_all(layers) -> None:
 def dirty_cache() -> dict[str, tf.Tensor]:
     """Slots that hold something already: what was not written must not be read."""
     cache = empty_cache(BATCH, HEADS, SLOTS, WIDTH // HEADS)
-    assert {name: tuple(value.shape) for name, value in cache.items()} == {
-        name: (BATCH, HEADS, SLOTS, WIDTH // HEADS) for name in ("key", "value")
-    }
+    assert set(cache) == {"key", "value"}
+    assert {tuple(value.shape) for value in cache.values()} == {(BATCH, HEADS, SLOTS, WIDTH // HEADS)}
     assert all(not np.any(value) for value in cache.values())
     return {name: value + 7.0 for name, value in cache.items()}
 
@@ -178,9 +177,7 @@ def test_the_cache_goes_in_and_out_of_one_traced_graph(layers, cached) -> None:
     mask_in = np.ones((BATCH, SLOTS), "int32") if mask is None else mask
     cache, outputs, start = dirty_cache(), [], 0
     for size in (3, 1, 1, 2):
-        output, cache = graph(
-            tf.constant(x[:, start : start + size]), tf.constant(mask_in), cache, tf.constant(start)
-        )
+        output, cache = graph(tf.constant(x[:, start : start + size]), tf.constant(mask_in), cache, tf.constant(start))
         outputs.append(output.numpy())
         start += size
     assert_same_where_real(np.concatenate(outputs, axis=1), expected, mask)

@@ -72,7 +72,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(field: str, value: object, 
 
 
 def test_an_unknown_field_suggests_the_nearest() -> None:
-    with pytest.raises(UserError, match="^Example: unknown field 'modes': did you mean 'mode'\\?$"):
+    with pytest.raises(UserError, match=r"^Example: unknown field 'modes': did you mean 'mode'\?$"):
         Example.from_dict({"size": 3, "modes": "a"})
     with pytest.raises(UserError, match="unknown field 'xyzw': known are size, rate, mode, inner, bias"):
         Example.from_dict({"size": 3, "xyzw": 1})
@@ -86,7 +86,7 @@ def test_a_message_stays_short_whatever_the_file_holds() -> None:
 
 
 def test_a_missing_field_is_named() -> None:
-    with pytest.raises(UserError, match="^Example: the field 'size' is missing$"):
+    with pytest.raises(UserError, match=r"^Example: the field 'size' is missing$"):
         Example.from_dict({"rate": 0.1})
 
 
@@ -112,7 +112,7 @@ def test_nearest_orders_hints_by_likeness() -> None:
 
 
 def test_gpt_heads_share_the_width_evenly() -> None:
-    with pytest.raises(UserError, match="^GPTConfig: width is 30, and must be a multiple of num_heads 4$"):
+    with pytest.raises(UserError, match=r"^GPTConfig: width is 30, and must be a multiple of num_heads 4$"):
         GPTConfig(width=30, num_heads=4)
 
 

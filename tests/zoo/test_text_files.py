@@ -10,7 +10,7 @@ import tokenizers
 
 from zoo.errors import UserError
 from zoo.text import Tokenizer, train_bpe, train_characters
-from zoo.text.specification import MAX_FILE_BYTES
+from zoo.text.specification import Specification
 
 BPE = train_bpe(["low lower lowest, new newer newest " * 3], 280)
 CHARACTERS = train_characters(["abc"])
@@ -60,7 +60,7 @@ def test_deep_nesting_is_refused(tmp_path: Path) -> None:
 
 def test_an_enormous_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "tokenizer.json").open("wb") as file:
-        file.truncate(MAX_FILE_BYTES + 1)  # takes no room on disk
+        file.truncate(2**40)  # takes no room on disk, and would take a terabyte of memory
     refused(tmp_path, "tokenizer.json", "64 MB")
 
 
@@ -140,6 +140,36 @@ def test_older_files_of_gpt2_are_read(tmp_path: Path) -> None:
 
     edited(tmp_path, BPE, age)
     assert Tokenizer.load(tmp_path).same_as(BPE)
+
+
+def test_further_special_tokens_are_kept(tmp_path: Path) -> None:
+    def add(content: dict[str, Any]) -> None:
+        for number, token in enumerate(["<pad>", "Ġend"], BPE.vocabulary_size):  # elsewhere Ġ stands for a space
+            content["added_tokens"].append({"id": number, "content": token, "special": True})
+
+    edited(tmp_path, BPE, add)
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.vocabulary_size == BPE.vocabulary_size + 2
+    text = "low<pad>ĠendĠ er<|endoftext|>"
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert {BPE.vocabulary_size, BPE.vocabulary_size + 1, BPE.end_of_text} < set(ids)
+
+
+def test_everything_that_changes_ids_changes_the_fingerprint() -> None:
+    given = BPE.specification
+    names = list(given.vocabulary)
+    swapped = {**given.vocabulary, names[5]: given.vocabulary[names[6]], names[6]: given.vocabulary[names[5]]}
+    others = [
+        Specification("bpe", swapped, given.merges),
+        Specification("bpe", given.vocabulary, given.merges[::-1]),
+        Specification("bpe", given.vocabulary, given.merges[:-1]),
+        Specification("bpe", given.vocabulary, given.merges, (*given.special_tokens, "!")),
+        CHARACTERS.specification,
+    ]
+    assert len({other.fingerprint for other in [given, *others]}) == 6
+    again = Specification("bpe", dict(reversed(given.vocabulary.items())), given.merges)
+    assert again.fingerprint == given.fingerprint
 
 
 def test_gpt2s_files_when_broken(tmp_path: Path) -> None:

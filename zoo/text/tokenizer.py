@@ -52,6 +52,7 @@ class Tokenizer:
         return self.fingerprint == other.fingerprint
 
     def encode(self, text: str) -> list[int]:
+        """The ids of a text; see the class."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
@@ -120,6 +121,7 @@ def _build(specification: Specification) -> tokenizers.Tokenizer:
 
 
 def without_surrogates(text: str) -> str:
+    """The text with U+FFFD, and a warning, for each surrogate that is not half of a character."""
     try:
         text.encode()
     except UnicodeEncodeError:
