@@ -107,12 +107,7 @@ class LiteRT:
         for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
             for operator in map(graph.Operators, range(graph.OperatorsLength())):
                 code = codes[operator.OpcodeIndex()]
-                custom = code.CustomCode()
-                yield (
-                    f"custom {custom.decode()}"
-                    if custom
-                    else names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-                )
+                yield names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
 
 
 class ONNXRuntime:

@@ -56,7 +56,9 @@ def test_what_is_written_is_flushed_before_the_rename(tmp_path: Path, monkeypatc
         (partial / "deep").mkdir()
         (partial / "deep" / "x").write_text("x")
         (partial / "y").write_text("y")
-    assert {path.name for path in flushed} == {"x", "y"}
+    with whole_file(tmp_path / "z") as partial:
+        partial.write_text("z")
+    assert {path.name for path in flushed} == {"x", "y", partial.name}
     assert all(".partial-" in str(path) for path in flushed)
 
 
