@@ -46,7 +46,8 @@ def two_replicas() -> Any:
 @pytest.fixture(scope="session")
 def enliven() -> Callable[..., Any]:
     """`enliven(model, seed=0)` gives every weight a value of ordinary size, biases and norms included, and returns the
-    model: fresh weights are so small that many mistakes would not show in the outputs."""
+    model: fresh weights are so small that many mistakes would not show in the outputs. Positions and attention weigh
+    more than the tokens themselves, which a language model with tied weights would else repeat for ever."""
 
     def enliven(model: Any, seed: int = 0) -> Any:
         rng = np.random.default_rng(seed)
@@ -58,6 +59,8 @@ def enliven() -> Callable[..., Any]:
                 value = 1.0 + 0.2 * value
             elif not weight.path.endswith("table"):
                 value *= 0.3
+            if weight.path.endswith(("position_embedding/table", "attention/output/kernel")):
+                value *= 4.0
             weight.assign(value.astype("float32"))
         return model
 
@@ -66,12 +69,7 @@ def enliven() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def language_model(enliven: Callable[..., Any]) -> Any:
-    """A tiny GPT with a context of 320 tokens and lively weights, for tests that do not change it. Positions and
-    attention weigh more than the token itself, which it would else repeat for ever."""
+    """A tiny GPT with a context of 320 tokens and lively weights, for tests that do not change it."""
     import zoo
 
-    model = enliven(zoo.create("gpt-nano", vocabulary_size=97, max_length=320, width=32, depth=2, num_heads=4), seed=2)
-    for weight in model.weights:
-        if weight.path.endswith(("position_embedding/table", "attention/output/kernel")):
-            weight.assign(weight * 4.0)
-    return model
+    return enliven(zoo.create("gpt-nano", vocabulary_size=97, max_length=320, width=32, depth=2, num_heads=4), seed=2)

@@ -4,6 +4,7 @@ A model directory holds `config.json`, `model.safetensors`, the tokenizer's file
 `README.md`. It holds no code, and loading it never runs any.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def save(model: ZooModel, directory: str | Path, force: bool = False) -> None:
     with whole_directory(Path(directory), force) as partial:
         write_config(partial, model.family, model.task, model.config)
         save_weights(model, partial / "model.safetensors")
+        # safetensors makes files that their owner alone can read; a model is as readable as its config.
+        shutil.copymode(partial / "config.json", partial / "model.safetensors")
         if model.tokenizer is not None:
             model.tokenizer.save(partial)
         (partial / "README.md").write_text(_card(model), encoding="utf-8")
