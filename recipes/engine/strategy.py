@@ -24,4 +24,6 @@ def make_strategy(name: str, batch_size: int) -> tf.distribute.Strategy:
         raise UserError(
             f"--batch-size is {batch_size}, and must be a multiple of the number of replicas, {len(devices)}"
         )
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
+    # Collective operations of two strategies in one process are taken for each other on CPUs, and fail.
+    across = None if gpus else tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy([device.name for device in devices], cross_device_ops=across)
