@@ -15,6 +15,7 @@ CORE = [
     "tyro>=1.0,<2",
     "rich>=14,<16",
     "matplotlib>=3.10,<4",
+    "tensorboard>=2.20,<2.22",
 ]
 EXPORT = [
     "tf2onnx>=1.17,<1.18",
@@ -26,14 +27,12 @@ EXPORT = [
 # tokenizers inside a graph (text) and augmentation (image).
 TEXT = ["keras-nlp>=0.32,<0.33", "tensorflow-text>=2.21,<2.22"]
 IMAGE = ["keras-cv>=0.9,<0.10"]
-TENSORBOARD = ["tensorboard>=2.20,<2.22"]
 # Live comparisons with other libraries' own code: `make test-peers`.
 PEERS = ["torch>=2.13,<3", "transformers>=5.20,<6", "jax>=0.10,<0.12"]
 DEV = [
     *EXPORT,
     *TEXT,
     *IMAGE,
-    *TENSORBOARD,
     "pytest>=9,<10",
     "hypothesis>=6.150,<7",
     "ruff>=0.17,<0.18",
@@ -55,7 +54,7 @@ setup(
         "export": EXPORT,
         "text": TEXT,
         "image": IMAGE,
-        "demo": [*EXPORT, *TENSORBOARD],
+        "demo": EXPORT,
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "dev": DEV,
         "peers": PEERS,

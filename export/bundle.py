@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from export.manifest import FILE as MANIFEST
 from export.manifest import REFERENCE, Artefact, Manifest, Part, digests
 from export.onnx import write_onnx
 from export.processes import ChildFailure, writing
@@ -62,7 +63,7 @@ def export_bundle(
     if model.compute_dtype != "float32":
         raise UserError(f"the model computes in {model.compute_dtype}: load it with dtype float32 to export it")
     try:
-        with writing(out), whole_directory(out, force) as partial:
+        with writing(out), whole_directory(out, force, marker=MANIFEST) as partial:
             _fill(model, partial, formats, texts, progress)
             report = measure(partial, progress)
             report.write(partial)
@@ -114,6 +115,7 @@ def _fill(
         outputs=list(model.output_names),
         artefacts=artefacts,
         reference=Part(REFERENCE, digests(bundle, REFERENCE)),
+        beside=Part("config.json", digests(bundle, "config.json") | digests(bundle, "tokenizer")),
     ).write(bundle)
 
 

@@ -13,6 +13,8 @@ from zoo.files import write_text
 FILE = "bundle.json"
 FORMAT_VERSION = 1
 REFERENCE = "reference"
+LARGEST = 10_000_000  # bytes of bundle.json, which has some hundred a file
+REPORTS = ("report.json", "report.md")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,9 @@ class Manifest:
         outputs: their names.
         artefacts: by name: "saved_model", "tflite", "onnx".
         reference: inputs, and the Keras model's outputs for them.
+        beside: what a client needs besides: the configuration, the tokenizer.
+
+    The digests hold a bundle together: a file that is altered, missing or added is told. They do not say who made it.
     """
 
     name: str
@@ -72,6 +77,14 @@ class Manifest:
     outputs: list[str]
     artefacts: dict[str, Artefact]
     reference: Part
+    beside: Part
+
+    def added(self, bundle: Path) -> list[str]:
+        """The files that were not there when the bundle was made: a server might take one for a newer version."""
+        parts = (self.reference, self.beside, *self.artefacts.values())
+        known = {FILE, *REPORTS}.union(*(part.files for part in parts))
+        found = (file.relative_to(bundle).as_posix() for file in bundle.rglob("*") if not file.is_dir())
+        return sorted(set(found) - known)
 
     def write(self, bundle: Path) -> None:
         """Write `bundle.json`."""
@@ -89,6 +102,8 @@ class Manifest:
         """
         file = bundle / FILE
         try:
+            if file.stat().st_size > LARGEST:
+                raise ValueError(f"{file.stat().st_size:,} bytes are too many")
             content = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{bundle} is no bundle: it has no {FILE}; `zoo export` makes one") from None
@@ -99,9 +114,11 @@ class Manifest:
             raise UserError(f"{file} has format_version {version!r}, and this program reads {FORMAT_VERSION}")
         try:
             artefacts = {str(name): Artefact(**fields) for name, fields in content.pop("artefacts").items()}
-            reference = Part(**content.pop("reference"))
-            manifest = Manifest(**content, artefacts=artefacts, reference=reference)
-            parts = [reference, *artefacts.values()]
+            reference, beside = Part(**content.pop("reference")), Part(**content.pop("beside"))
+            manifest = Manifest(**content, artefacts=artefacts, reference=reference, beside=beside)
+            parts = [reference, beside, *artefacts.values()]
+            if not all(isinstance(part.path, str) and isinstance(part.files, dict) for part in parts):
+                raise ValueError("a path or a list of files is not one")
             paths = [path for part in parts for path in (part.path, *part.files)]
             unknown = [artefact.runtime for artefact in artefacts.values() if artefact.runtime not in RUNTIMES]
             if unknown or not artefacts:

@@ -73,6 +73,8 @@ class Case:
                     group, name = key.split("/")
                     groups[group][name] = tensors.get_tensor(key)
             case = Case(file.stem, groups["input"], groups["output"], positions)
+            if not case.outputs or not all(np.isfinite(value).all() for value in case.outputs.values()):
+                raise ValueError("its outputs are missing, NaN or infinite")
             for output, kept in positions.items():
                 if len(case.real(output)[0]) != len(kept):
                     raise ValueError(f"positions of {output} do not fit")

@@ -86,7 +86,11 @@ def measure(bundle: Path, progress: Callable[[str], None] = lambda line: None) -
         },
         threads=os.cpu_count() or 1,
         artefacts=artefacts,
-        failures=[f"{name} was altered after the export" for name in manifest.reference.altered(bundle)],
+        failures=[
+            *(f"{name} is missing or was altered after the export" for name in manifest.reference.altered(bundle)),
+            *(f"{name} is missing or was altered after the export" for name in manifest.beside.altered(bundle)),
+            *(f"{name} was added after the export" for name in manifest.added(bundle)),
+        ],
     )
 
 
@@ -166,6 +170,8 @@ def _compare(cases: Sequence[Case], outputs: dict[str, Tensors], failures: list[
                 agreed, ranked = agreed + int(same.sum()), ranked + same.size
     for problem, where in problems.items():
         failures.append(f"{problem} in {len(where)} of {len(cases)} cases ({where[0]})")
+    if not count and not problems:
+        failures.append("there is nothing to compare it with")
     if worst > TOLERANCE:
         failures.append(f"differs from the Keras model by {worst:.1e}, more than {TOLERANCE:g}")
     return {"max_error": worst, "mean_error": total / count, "top_agreement": agreed / ranked} if count else {}

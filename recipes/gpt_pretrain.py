@@ -80,8 +80,9 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
     from recipes.data.text import open_corpus
     from recipes.engine.directory import open_run_directory, require_run_directory
 
-    # Whatever can be wrong is found out before TensorFlow is imported and anything is written to --out.
-    require_run_directory(settings.out, settings.force)
+    # What can be wrong is found out before anything is written to --out, and most of it before TensorFlow is imported.
+    inputs = (settings.data, settings.validation_data, settings.source, Path(settings.tokenizer))
+    require_run_directory(settings.out, settings.force, inputs)
     overrides = _overrides(settings)
     config = _config(settings, overrides)
     corpus = open_corpus(settings.data, settings.validation_data, settings.validation_fraction)
@@ -102,7 +103,6 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
         "unigram_entropy": packed.unigram_entropy,
         "replaced_characters": packed.replaced,
     }
-    open_run_directory(settings.out, settings.force, "gpt-pretrain", dataclasses.asdict(settings), facts)
     start_tensorflow()
     import keras
 
@@ -118,6 +118,9 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
         model.tokenizer = packed.tokenizer
         return model
 
+    def open_run() -> None:
+        open_run_directory(settings.out, settings.force, "gpt-pretrain", dataclasses.asdict(settings), facts)
+
     def make_sample(model: Any) -> Callable[[], str] | None:
         if not settings.sample_tokens:
             return None
@@ -131,6 +134,7 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
         validation_dataset(validation_batches),
         training,
         settings.out,
+        open_run,
         tokens_per_step=training.batch_size * length,
         bytes_per_token=packed.validation.bytes / packed.validation.tokens,
         make_sample=make_sample,

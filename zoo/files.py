@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from zoo.errors import UserError
@@ -29,18 +29,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def whole_directory(path: Path, force: bool = False) -> Iterator[Path]:
+def whole_directory(path: Path, force: bool = False, marker: str | None = None) -> Iterator[Path]:
     """Yield a fresh directory to fill; it becomes `path` only if the block ends without an exception.
 
     Args:
         path: the final name. Its parents are made.
         force: replace what stands there now. Without it a non-empty `path` is a UserError, raised at once.
+        marker: a file that tells what may be replaced: without it in `path`, force is refused.
 
     Raises:
         UserError: `path` is taken.
     """
     path = Path(path).resolve()  # "." has no name to write beside, and a link is to stay one
-    require_free(path, force)
+    require_free(path, force, marker)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -50,7 +51,7 @@ def whole_directory(path: Path, force: bool = False) -> Iterator[Path]:
         for file in partial.rglob("*"):
             if file.is_file():
                 flush_to_disk(file)
-        require_free(path, force)  # somebody else may have taken the name meanwhile
+        require_free(path, force, marker)  # somebody else may have taken the name meanwhile
         replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
         try:
             if path.exists():
@@ -65,13 +66,24 @@ def whole_directory(path: Path, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def require_free(path: Path, force: bool = False) -> None:
-    """Raise UserError unless `path` can be written: it does not exist, is an empty directory, or `force` is given."""
+def require_free(path: Path, force: bool = False, marker: str | None = None) -> None:
+    """Raise UserError unless `path` can be written: it does not exist, is an empty directory, or `force` is given and
+    the file `marker`, if one is named, shows that it is something of the kind that is to take its place."""
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file, and a directory is to be written there: choose another name")
     if path.is_dir() and any(path.iterdir()) and not force:
         raise UserError(f"{path} is not empty: choose another name, or --force to replace it")
+    if path.is_dir() and any(path.iterdir()) and marker is not None and not (path / marker).is_file():
+        raise UserError(f"{path} is not empty and has no {marker}, so --force does not replace it: choose another name")
+
+
+def require_outside(out: Path, inputs: Iterable[Path | None]) -> None:
+    """Raise UserError where replacing the directory `out` would take one of the `inputs` away."""
+    whole = Path(out).resolve()
+    for path in inputs:
+        if path is not None and Path(path).resolve().is_relative_to(whole):
+            raise UserError(f"{path} is to be read, and lies in {out}, which is to be written: choose another name")
 
 
 def flush_to_disk(path: Path) -> None:

@@ -71,9 +71,9 @@ def save(model: ZooModel, directory: str | Path, force: bool = False) -> None:
     """Write a model directory, whole or not at all.
 
     Raises:
-        UserError: the directory is not empty, and `force` is not given.
+        UserError: the directory is not empty, and `force` is not given, or it holds no model.
     """
-    with whole_directory(Path(directory), force) as partial:
+    with whole_directory(Path(directory), force, marker="config.json") as partial:
         write_config(partial, model.family, model.task, model.config)
         save_weights(model, partial / "model.safetensors")
         # safetensors makes files that their owner alone can read; a model is as readable as its config.

@@ -29,7 +29,7 @@ A TensorFlow / Keras model zoo: models that train right and export with proof.
   --version
 
 Results go to standard output, progress and warnings to standard error. Exit codes: 0 done, 1 an artefact is out of
-tolerance, 2 a mistake in what was given, 130 interrupted.
+tolerance, 2 a mistake in what was given or an export that was interrupted, 130 anything else interrupted.
 """
 
 

@@ -11,6 +11,7 @@ from recipes.command.parsing import parse
 from recipes.data.text import find_documents, open_corpus
 from recipes.engine.start import start_tensorflow
 from zoo.directory import find_model_directory, read_config
+from zoo.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Evaluate:
 
 def run(arguments: list[str]) -> int:
     settings = parse(Evaluate, arguments, "zoo eval")
+    if settings.batch_size < 1:
+        raise UserError(f"--batch-size is {settings.batch_size}, and must be at least 1")
     read_config(find_model_directory(settings.source))
     if settings.validation_fraction is None:
         documents = tuple(find_documents(settings.data))
@@ -47,7 +50,7 @@ def run(arguments: list[str]) -> int:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("evaluating", total=1.0)
         metrics = evaluate_language_model(
-            model, documents, max(1, settings.batch_size), lambda part: bar.update(task, completed=part)
+            model, documents, settings.batch_size, lambda part: bar.update(task, completed=part)
         )
     print(json.dumps(metrics))
     return 0

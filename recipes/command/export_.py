@@ -10,7 +10,7 @@ from recipes.command.parsing import parse
 from recipes.data.samples import python_documentation_folder
 from recipes.data.text import first_text
 from recipes.engine.start import start_tensorflow
-from zoo.files import require_free
+from zoo.files import require_free, require_outside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Export:
 
 def run(arguments: list[str]) -> int:
     settings = parse(Export, arguments, "zoo export")
-    require_free(settings.out, settings.force)
+    require_free(settings.out, settings.force, marker="bundle.json")
+    require_outside(settings.out, (settings.source, settings.data))
     text = first_text(settings.data or python_documentation_folder())
 
     start_tensorflow()

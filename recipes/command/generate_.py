@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from recipes.command.parsing import parse
 from recipes.engine.start import start_tensorflow
 from zoo.errors import UserError
+from zoo.text.tokenizer import without_surrogates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,8 @@ def run(arguments: list[str]) -> int:
     settings = parse(Generate, arguments, "zoo generate")
     if settings.max_new_tokens < 1:
         raise UserError(f"--max-new-tokens is {settings.max_new_tokens}, and must be at least 1")
-    prompt = sys.stdin.read() if settings.prompt == "-" else settings.prompt
+    read = sys.stdin.buffer.read().decode("utf-8", "replace") if settings.prompt == "-" else settings.prompt
+    prompt = without_surrogates(read)  # which Python makes of bytes on the command line that are no UTF-8
 
     start_tensorflow()
     import zoo
@@ -54,11 +56,11 @@ def run(arguments: list[str]) -> int:
     def show(text: str) -> None:
         nonlocal printed
         # A character may come in several tokens: what ends in a replacement character is not finished yet.
-        if shown and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
             print(text[printed:], end="", flush=True)
             printed = len(text)
 
-    text = generator.generate_text(prompt, settings.max_new_tokens, sampling, show)
+    text = generator.generate_text(prompt, settings.max_new_tokens, sampling, show if shown else None)
     if settings.json:
         record = {**dataclasses.asdict(settings), "source": str(settings.source), "prompt": prompt, "text": text}
         print(json.dumps(record))

@@ -26,9 +26,7 @@ def parse(kind: type[Settings], arguments: list[str], program: str) -> Settings:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                kind, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-            )
+            return tyro.cli(kind, prog=program, args=arguments, config=MARKERS)
     except SystemExit as stop:
         if not stop.code:
             raise

@@ -23,7 +23,11 @@ def print_report(report: Report, as_json: bool) -> None:
 
 def report_table(report: Report) -> Table:
     """One row an artefact: size, error, agreement, latency, verdict."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"{report.name}, {report.task}: each artefact in its own runtime")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title=f"{report.name}, {report.task}: each artefact in its own runtime",
+    )
     for heading in ("artefact", "MB", "max error", "mean error", "top token", "p50 ms", "p95 ms", ""):
         table.add_column(heading, justify="left" if heading in ("artefact", "") else "right", no_wrap=True)
     for artefact in report.artefacts:

@@ -138,11 +138,15 @@ def find_documents(path: Path) -> list[Document]:
         return [document]
 
     documents, problems = [], []
+    seen: dict[Path, str] = {}
     for file, name in sorted(_walk(path), key=lambda item: item[1]):
         document, problem = _probe(file, name)
         if document is None:
             problems.append(f"{file} {problem}")
+        elif document.path in seen:  # else a text could be in both splits
+            problems.append(f"{file} is a link to {seen[document.path]}, which is read already")
         else:
+            seen[document.path] = name
             documents.append(document)
     if not documents and problems:
         raise UserError(f"{path} holds no usable text in {len(problems)} files: {problems[0]}")

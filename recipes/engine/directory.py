@@ -2,21 +2,21 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import UserError
-from zoo.files import require_free, write_text
+from zoo.files import require_free, require_outside, write_text
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tokenizers", "tf-model-zoo")
 
 
-def require_run_directory(out: Path, force: bool) -> None:
-    """Raise UserError unless `out` can hold a new run: it is free, or `force` is given and a run stands there."""
-    require_free(out, force)
-    if out.is_dir() and any(out.iterdir()) and not (out / "recipe.json").is_file():
-        raise UserError(f"{out} is not empty and holds no run (it has no recipe.json): choose another name")
+def require_run_directory(out: Path, force: bool, inputs: Iterable[Path | None] = ()) -> None:
+    """Raise UserError unless `out` can hold a new run: it is free, or `force` is given and a run stands there in which
+    none of the `inputs` lies."""
+    require_free(out, force, marker="recipe.json")
+    require_outside(out, inputs)
 
 
 def open_run_directory(out: Path, force: bool, recipe: str, settings: dict[str, Any], facts: dict[str, Any]) -> None:

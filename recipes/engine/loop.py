@@ -15,6 +15,7 @@ from recipes.engine.progress import ProgressBar
 from recipes.engine.records import Records
 from recipes.engine.settings import Training
 from recipes.engine.strategy import make_strategy
+from zoo.errors import UserError
 
 
 def train(
@@ -24,6 +25,7 @@ def train(
     validation_data: Any,
     training: Training,
     run: Path,
+    open_run: Callable[[], None],
     tokens_per_step: int,
     bytes_per_token: float,
     make_sample: Callable[[Any], Callable[[], str] | None],
@@ -36,7 +38,8 @@ def train(
         train_data: `tf.data.Dataset` of global batches, at least `training.steps` of them.
         validation_data: the same, ending.
         training: the settings.
-        run: the run directory, which exists.
+        run: the run directory.
+        open_run: makes the run directory; called when nothing is left that the user can have got wrong.
         tokens_per_step: tokens in a global batch, for the speed.
         bytes_per_token: of the validation text.
         make_sample: given the model, gives what makes a sample text after each evaluation, or None.
@@ -48,6 +51,12 @@ def train(
     keras.utils.set_random_seed(training.seed)
     strategy = make_strategy(training.strategy, training.batch_size)
     replicas = strategy.num_replicas_in_sync
+    held_out = tf.nest.flatten(validation_data.element_spec)[0].shape[0]
+    if held_out % replicas:
+        raise UserError(
+            f"the held-out text makes batches of {held_out} windows, which {replicas} replicas cannot share evenly: "
+            "hold out more text, or use --strategy one"
+        )
     device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     with strategy.scope():
         model = make_model("mixed_bfloat16" if training.precision == "bfloat16" else "float32")
@@ -55,6 +64,7 @@ def train(
         model.compile(
             optimizer=make_optimizer(model, training), loss=losses, jit_compile=training.xla and replicas == 1
         )
+    open_run()
     console.print(
         f"{model.count_params():,} parameters, {training.steps:,} steps of {tokens_per_step:,} tokens, "
         f"on {replicas} {device}{'s' if replicas > 1 else ''}",

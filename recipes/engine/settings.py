@@ -42,6 +42,7 @@ class Training:
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("warmup_steps", "weight_decay", "clip_norm", "seed"):
             _require(self, name, 0 <= getattr(self, name) < float("inf"), "0 or more")
+        _require(self, "seed", self.seed < 2**32, "below 2**32")
         _require(self, "learning_rate", 0 < self.learning_rate < float("inf"), "above 0")
         _require(self, "final_learning_rate", 0 <= self.final_learning_rate <= 1, "from 0 to 1")
         _require(self, "beta_2", 0 <= self.beta_2 < 1, "from 0 to below 1")

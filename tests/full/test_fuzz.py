@@ -1,4 +1,4 @@
-"""Hundreds of damaged model directories: each ends in one clear line, never in another exception or a large allocation."""
+"""Hundreds of damaged model directories: each ends in one clear line, never in a crash or a large allocation."""
 
 import json
 import random

@@ -8,7 +8,21 @@ import pytest
 from recipes.engine.settings import Training
 from recipes.gpt_pretrain import GPTPretrain, train_gpt
 
-WORDS = ("the", "a", "model", "layer", "token", "learns", "reads", "writes", "text", "slowly", "again", "éclair", "日本")
+WORDS = (
+    "the",
+    "a",
+    "model",
+    "layer",
+    "token",
+    "learns",
+    "reads",
+    "writes",
+    "text",
+    "slowly",
+    "again",
+    "éclair",
+    "日本",
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,7 +46,14 @@ def text_file(tmp_path_factory) -> Path:
 
 def tiny(data: Path, out: Path, **changes) -> GPTPretrain:
     """Settings that train in seconds; compiling by XLA would take longer than the training."""
-    training = {"steps": 300, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 10, "evaluate_every": 100, "xla": False}
+    training = {
+        "steps": 300,
+        "batch_size": 8,
+        "learning_rate": 1e-2,
+        "warmup_steps": 10,
+        "evaluate_every": 100,
+        "xla": False,
+    }
     training |= {name: changes.pop(name) for name in list(changes) if name in Training.__dataclass_fields__}
     settings = {"preset": "gpt-nano", "tokenizer": "char", "max_length": 32, "sample_tokens": 12}
     return GPTPretrain(data=data, out=out, training=Training(**training), **{**settings, **changes})

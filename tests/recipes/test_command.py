@@ -213,7 +213,18 @@ def test_interrupting_a_training_tells_what_is_kept(tmp_path, text_file):
     import time
 
     out = tmp_path / "run"
-    command = ["train", "gpt-pretrain", "--data", text_file, "--out", out, "--preset", "gpt-nano", "--tokenizer", "char"]
+    command = [
+        "train",
+        "gpt-pretrain",
+        "--data",
+        text_file,
+        "--out",
+        out,
+        "--preset",
+        "gpt-nano",
+        "--tokenizer",
+        "char",
+    ]
     options = ["--max-length", "32", "--steps", "100000", "--evaluate-every", "20", "--batch-size", "4"]
     process = subprocess.Popen(
         [sys.executable, "-m", "recipes.command", *map(str, command), *options],

@@ -110,7 +110,16 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(text_file, tmp_pa
 
 
 def test_bpe_bfloat16_and_going_on_from_a_model(text_file, tmp_path):
-    first = tiny(text_file, tmp_path / "bpe", tokenizer="bpe", vocabulary_size=300, precision="bfloat16", evaluate_every=30, steps=30, xla=True)
+    first = tiny(
+        text_file,
+        tmp_path / "bpe",
+        tokenizer="bpe",
+        vocabulary_size=300,
+        precision="bfloat16",
+        evaluate_every=30,
+        steps=30,
+        xla=True,
+    )
     summary = train_gpt(first)
     model = zoo.load(tmp_path / "bpe")
     assert model.config.vocabulary_size == model.tokenizer.vocabulary_size == 300
@@ -142,7 +151,9 @@ for strategy in ("one", "mirrored"):
 def test_two_replicas_end_where_one_device_does(text_file, tmp_path):
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", MIRRORED, str(text_file), str(tmp_path)]
-    done = subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
     assert "on 2 CPUs" in done.stderr
