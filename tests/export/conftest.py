@@ -74,7 +74,9 @@ def copy_with(bundle: Path, tmp_path: Path) -> Callable[..., Path]:
         target = tmp_path / "copy"
         shutil.copytree(bundle, target)
         content = json.loads((target / "bundle.json").read_text())
-        content["artefacts"] = {name: content["artefacts"][name] for name in artefacts}
+        for name in content["artefacts"].keys() - set(artefacts):
+            for file in content["artefacts"].pop(name)["files"]:
+                (target / file).unlink()
         (target / "bundle.json").write_text(json.dumps(content))
         return target
 

@@ -19,6 +19,7 @@ GOOD: dict[str, Any] = {
     "outputs": ["logits"],
     "artefacts": {"onnx": {"path": "model.onnx", "files": {"model.onnx": "0" * 64}, "runtime": "onnxruntime"}},
     "reference": {"path": "reference", "files": {"reference/case.safetensors": "0" * 64}},
+    "beside": {"path": "config.json", "files": {"config.json": "0" * 64}},
 }
 
 
@@ -46,6 +47,7 @@ def test_reads_what_it_wrote(tmp_path: Path) -> None:
         (lambda c: c.update(extra=1), "not a bundle's table of contents .*'extra'"),
         (lambda c: c.update(artefacts=["model.onnx"]), "not a bundle's table of contents"),
         (lambda c: c["artefacts"].clear(), "not a bundle's table of contents .*no artefacts"),
+        (lambda c: c["artefacts"]["onnx"].update(files=["model.onnx"]), "not a bundle's table of contents"),
         (lambda c: c["artefacts"]["onnx"].update(path=7), "not a bundle's table of contents"),
         (lambda c: c["artefacts"]["onnx"].update(runtime="sh"), "not a bundle's table of contents .*'sh'"),
         (lambda c: c["artefacts"]["onnx"].update(path="../model.onnx"), r"names '\.\./model.onnx'"),

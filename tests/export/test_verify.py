@@ -142,6 +142,27 @@ def test_an_altered_reference_is_noticed(copy_with: CopyWith) -> None:
         verify_bundle(bundle)
 
 
+def test_what_is_added_or_changed_beside_the_artefacts_is_told(copy_with: CopyWith) -> None:
+    bundle = copy_with("onnx")
+    newer = bundle / "saved_model/gpt/2/saved_model.pb"
+    newer.parent.mkdir(parents=True)
+    newer.write_bytes(b"served first: a higher version")
+    (bundle / "tokenizer/tokenizer.json").write_text("{}")
+    assert verify_bundle(bundle).failure_lines() == [
+        "tokenizer/tokenizer.json is missing or was altered after the export",
+        "saved_model/gpt/2/saved_model.pb was added after the export",
+    ]
+
+
+@pytest.mark.parametrize("outputs", [{"logits": np.full((1, 5, 512), np.nan, "float32")}, {}], ids=["nan", "none"])
+def test_a_reference_that_everything_would_pass_is_refused(outputs: dict, copy_with: CopyWith) -> None:
+    bundle = copy_with("onnx")
+    case = Case.load(bundle / "reference/latency.safetensors")
+    Case("latency", case.inputs, outputs, {}).save(bundle / "reference")
+    with pytest.raises(UserError, match="missing, NaN or infinite"):
+        verify_bundle(bundle)
+
+
 def test_comparison_of_outputs() -> None:
     mask = np.array([[1, 1, 0]], "int32")
     expected = np.array([[[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]], "float32")

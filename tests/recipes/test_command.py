@@ -102,6 +102,40 @@ def test_a_vocabulary_that_does_not_fit_the_model_to_go_on_from(capsys, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_force_replaces_a_run_but_never_what_is_read_or_is_no_run(capsys, tmp_path, text_file, trained_run):
+    run_directory = shutil.copytree(trained_run, tmp_path / "run")
+    inside = run_directory / "input.txt"
+    shutil.copy(text_file, inside)
+    everything = sorted(run_directory.rglob("*"))
+
+    def train(data, *options):
+        return refuse(capsys, "train", "gpt-pretrain", "--data", data, "--out", run_directory, "--force", *options)
+
+    assert "is to be read" in train(inside)
+    assert "is to be read" in train(text_file, "--from", run_directory)
+    assert "is to be read" in train(text_file, "--tokenizer", run_directory / "model")
+    assert "bundle.json" in refuse(capsys, "export", trained_run, "--out", run_directory, "--force")
+    assert sorted(run_directory.rglob("*")) == everything
+
+
+def test_what_is_found_out_late_leaves_nothing_behind_either(capsys, tmp_path, text_file, trained_run):
+    model = shutil.copytree(trained_run / "model", tmp_path / "model")
+    damage(model, "truncated")
+    options = ("--data", text_file, "--out", tmp_path / "out")
+    assert "model.safetensors" in refuse(capsys, "train", "gpt-pretrain", *options, "--from", model)
+    assert "--seed" in refuse(capsys, "train", "gpt-pretrain", *options, "--seed", str(2**32))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_that_is_no_utf8(trained_run):
+    command = [sys.executable, "-m", "recipes.command", "generate", str(trained_run), "--max-new-tokens", "3"]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([*command, "--prompt", b"caf\xe9 "], cwd=ROOT, env=strict, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().startswith("caf\ufffd ")
+    assert b"surrogates" in done.stderr
+
+
 def damage(model: Path, how: str) -> None:
     weights, config = model / "model.safetensors", model / "config.json"
     record = json.loads(config.read_text())
