@@ -93,7 +93,8 @@ def test_a_file_of_another_model_fails(copy_with: CopyWith, other: tuple[Path, l
     bundle = copy_with("onnx")
     for name in ("model.onnx", "model.onnx.data"):
         shutil.copyfile(other[0] / name, bundle / name)
-    altered, differs = verify_bundle(bundle).failure_lines()
+    added, altered, differs = verify_bundle(bundle).failure_lines()
+    assert added == "model.onnx.data was added after the export"
     assert altered == "onnx: model.onnx is missing or was altered after the export"
     assert differs.startswith("onnx: differs from the Keras model by ")
 

@@ -77,7 +77,7 @@ def test_train_mistakes_leave_nothing_behind(capsys, tmp_path, text_file):
     assert "tokens" in train(short, "--tokenizer", "char")
     assert "'gpt-nano'" in train(text_file, "--preset", "gpt-nanno")
     assert "not empty" in train(text_file, to=taken)
-    assert "holds no run" in train(text_file, "--force", to=taken)
+    assert "no recipe.json" in train(text_file, "--force", to=taken)
     assert "too small" in train(text_file, "--vocabulary-size", "12")
     assert "--learning-rate" in train(text_file, "--learning-rate", "-1")
     assert "--steps" in train(text_file, "--steps", "many")
