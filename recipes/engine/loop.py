@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
+from recipes.engine.interruption import Interruption
 from recipes.engine.optimizer import make_optimizer
 from recipes.engine.progress import ProgressBar
 from recipes.engine.records import Records
@@ -74,6 +75,7 @@ def train(
     records = Records(
         run, training.steps, bytes_per_token, make_sample(model), lambda: progress.tokens_per_second, console
     )
+    interruption = Interruption()
     board = keras.callbacks.TensorBoard(str(run / "tensorboard"), write_graph=False)
     try:
         model.fit(
@@ -81,7 +83,7 @@ def train(
             steps_per_epoch=training.evaluate_every,
             epochs=math.ceil(training.steps / training.evaluate_every),
             validation_data=validation_data,
-            callbacks=[progress, records, board],
+            callbacks=[progress, records, board, interruption],
             shuffle=False,  # the data is in the order that it is to be in
             verbose=0,
         )
@@ -90,6 +92,7 @@ def train(
         print(f"stopped at step {records.step}: {kept}", file=sys.stderr)
         raise
     finally:
+        interruption.close()
         progress.close()
     assert records.best is not None  # every run ends with an evaluation
     return {

@@ -52,7 +52,6 @@ def test_a_signal_leaves_no_bundle(tmp_path: Path) -> None:
     kinds = {signal.SIGINT: tmp_path / "ended", signal.SIGKILL: tmp_path / "killed"}
     with ExitStack() as stack:  # both at once, since most of it is starting up
         processes = {kind: stack.enter_context(exporting(out, "tflite", "never")) for kind, out in kinds.items()}
-        rest = {}
         for kind, process in processes.items():
             assert process.stdout is not None
             while process.stdout.readline() != "converting to tflite\n":
@@ -60,8 +59,10 @@ def test_a_signal_leaves_no_bundle(tmp_path: Path) -> None:
             time.sleep(0.5)
             assert any(tmp_path.glob(f".{kinds[kind].name}.partial-*/saved_model/gpt/1/saved_model.pb"))
             process.send_signal(kind)
-            rest[kind] = process.stdout.read()
-    assert rest[signal.SIGINT] == f"UserError: export interrupted: nothing was written to {kinds[signal.SIGINT]}\n"
+        interrupted = processes[signal.SIGINT].stdout
+        assert interrupted is not None
+        told = interrupted.read()
+    assert told == f"UserError: export interrupted: nothing was written to {kinds[signal.SIGINT]}\n"
     assert processes[signal.SIGKILL].returncode == -signal.SIGKILL
     # Nothing of the one, and of the other a hidden directory of an unmistakable name.
     assert [path.name for path in tmp_path.iterdir()] == [f".killed.partial-{processes[signal.SIGKILL].pid}"]

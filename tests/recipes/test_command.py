@@ -271,9 +271,12 @@ def test_interrupting_a_training_tells_what_is_kept(tmp_path, text_file):
         while not (out / "model" / "model.safetensors").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=120)
     finally:
         process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
     assert process.returncode == 130
     assert "Traceback" not in told
     assert f"{out / 'model'} keeps step" in told
