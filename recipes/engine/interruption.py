@@ -19,7 +19,8 @@ class Interruption(keras.callbacks.Callback):
     previous: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        if threading.current_thread() is threading.main_thread():  # others may set no handler
+        main = threading.current_thread() is threading.main_thread()  # others may set no handler
+        if main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as `nohup` and `&` in a script have it
             self.previous = signal.signal(signal.SIGINT, self._remember)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:

@@ -41,6 +41,8 @@ def exporting(out: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         text=True,
         cwd=Path(__file__).parents[2],
         start_new_session=True,
+        # A suite that runs in the background ignores Ctrl-C, and so would whatever it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with process:
         yield process

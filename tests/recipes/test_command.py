@@ -265,6 +265,8 @@ def test_interrupting_a_training_tells_what_is_kept(tmp_path, text_file):
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
+        # A suite that runs in the background ignores Ctrl-C, and so would whatever it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         deadline = time.monotonic() + 120
