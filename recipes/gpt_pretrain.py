@@ -18,7 +18,7 @@ from tyro.conf import arg
 from recipes.data.packing import TokenizerTraining, pack
 from recipes.engine.settings import Training
 from recipes.engine.start import start_tensorflow
-from zoo.directory import find_model_directory, read_config, require_vocabulary
+from zoo.directory import find_model_directory, read_saved, require_vocabulary
 from zoo.errors import UserError
 from zoo.gpt import GPTConfig
 from zoo.registry import find_preset
@@ -156,8 +156,8 @@ def _config(settings: GPTPretrain, overrides: dict[str, Any]) -> GPTConfig:
     if settings.source is None:
         family, config = find_preset(settings.preset)
     else:
-        family, _, values = read_config(find_model_directory(settings.source))
-        config = family.config_class.from_dict(values)
+        saved = read_saved(find_model_directory(settings.source))
+        family, config = saved.family, saved.config
     if not isinstance(config, GPTConfig):
         raise UserError(f"gpt-pretrain trains GPT, and {settings.source or settings.preset} is a {family.name} model")
     return config.replace(**overrides)

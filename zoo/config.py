@@ -25,6 +25,9 @@ def setting(
 class Config:
     """What a model is built from. Subclasses declare typed fields with `setting`; everything else follows from them.
 
+    A field may be a number, a string, a bool, None, a tuple of a fixed length (a single value stands for all of it, and
+    the range holds for each), or another `Config`.
+
     Raises:
         UserError: a field has the wrong type or a value outside its range; the message names the field, the value
             and what is allowed.
@@ -33,7 +36,21 @@ class Config:
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            self._check(field, kinds[field.name], getattr(self, field.name))
+            kind, value = kinds[field.name], getattr(self, field.name)
+            if typing.get_origin(kind) is tuple:
+                object.__setattr__(self, field.name, self._check_tuple(field, typing.get_args(kind), value))
+            elif not _is_config(kind):
+                self._check(field, kind, value)
+            elif type(value) is not kind:
+                self._reject(field.name, value, f"a {kind.__name__}")
+
+    def _check_tuple(self, field: dataclasses.Field, kinds: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+        values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * len(kinds)
+        if len(values) != len(kinds):
+            self._reject(field.name, value, f"{len(kinds)} values")
+        for kind, each in zip(kinds, values, strict=True):
+            self._check(field, kind, each)
+        return values
 
     def _check(self, field: dataclasses.Field, kind: Any, value: Any) -> None:
         kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
@@ -70,20 +87,47 @@ class Config:
         for name, field in fields.items():
             if field.default is dataclasses.MISSING and name not in values:
                 raise UserError(f"{cls.__name__}: the field {name!r} is missing")
-        return cls(**values)
+        kinds = typing.get_type_hints(cls)
+        return cls(
+            **{
+                name: kinds[name].from_dict(value) if _is_config(kinds[name]) and type(value) is dict else value
+                for name, value in values.items()
+            }
+        )
 
-    @property
-    def parameter_count(self) -> int:
-        """The number of weights of the backbone, worked out from the fields alone."""
+    def count_parameters(self, task: str) -> int:
+        """The number of weights of the model for `task`, worked out from the fields alone."""
         raise NotImplementedError(f"{type(self).__name__} does not count its parameters")
+
+    def count_flops(self) -> int:
+        """Floating-point operations of one forward pass for the family's unit of work, one token of a full context,
+        one image, or one pair of both: two for each multiplication of its matrix products."""
+        raise NotImplementedError(f"{type(self).__name__} does not count its operations")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON's values: `from_dict` of them is this config again."""
-        return dataclasses.asdict(self)
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Config):
+                values[name] = value.to_dict()
+            elif isinstance(value, tuple):
+                values[name] = list(value)
+        return values
 
     def replace(self, **overrides: Any) -> Self:
-        """A copy with some fields changed; an unknown field is a UserError."""
-        return type(self).from_dict({**self.to_dict(), **overrides})
+        """A copy with some fields changed, a part of a nested config by a dict; an unknown field is a UserError."""
+        values = {
+            name: getattr(self, name).replace(**value)
+            if isinstance(getattr(self, name, None), Config) and type(value) is dict
+            else value
+            for name, value in overrides.items()
+        }
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return type(self).from_dict({**own, **values})
+
+
+def _is_config(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Config)
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:

@@ -1,20 +1,49 @@
 """What a model directory holds besides weights, read without importing Keras: which model it is, and its config."""
 
-import json
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+from zoo.checkpoint import Layout
 from zoo.config import Config
 from zoo.errors import UserError
+from zoo.files import read_json, write_json
+from zoo.huggingface import find_layout, read_settings
+from zoo.hub import PREFIX, fetch
 from zoo.registry import Family, find_family
+from zoo.tensors import find_tensors, open_tensors
 from zoo.text import Tokenizer
 
 FORMAT = 1
-LARGEST_CONFIG = 1_000_000  # bytes; a config is a few hundred
+LABELS = "labels.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A model as it was saved.
+
+    Attributes:
+        directory: where.
+        family: which.
+        task: what for; None for a Hugging Face checkpoint of a kind that the family has no task for.
+        config: its configuration.
+        layout: the table of a Hugging Face checkpoint; None for the zoo's own.
+        labels: the names of the classes; None where they have none.
+    """
+
+    directory: Path
+    family: Family
+    task: str | None
+    config: Config
+    layout: Layout | None
+    labels: tuple[str, ...] | None
 
 
 def find_model_directory(source: str | Path) -> Path:
-    """The model directory that `source` is, or holds as a run does; a UserError where there is none."""
+    """The model directory that `source` is, or holds as a run does, or that is fetched where `source` is the name of one on
+    the hub, `hf:organisation/name[@revision]`; a UserError where there is none."""
+    if str(source).startswith(PREFIX):
+        source = fetch(str(source))
     source = Path(source)
     for candidate in (source, source / "model"):
         if (candidate / "config.json").is_file():
@@ -24,31 +53,58 @@ def find_model_directory(source: str | Path) -> Path:
     raise UserError(f"{source}: no model directory (it has no config.json) and no run that holds one in model/")
 
 
-def read_config(directory: Path) -> tuple[Family, str, dict[str, Any]]:
-    """Read `config.json`: the family, the task it was saved for, and the fields of its configuration, unchecked."""
+def read_saved(directory: Path) -> Saved:
+    """Read what a model directory says of its model, in the zoo's layout or in Hugging Face's.
+
+    Raises:
+        UserError: it is neither, or says what cannot be.
+    """
     path = directory / "config.json"
-    if path.stat().st_size > LARGEST_CONFIG:
-        raise UserError(f"{path}: {path.stat().st_size:,} bytes is too large for a configuration")
+    record = read_json(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(record, dict) or "zoo" not in record:
-        raise UserError(f"{path}: not a model of this zoo (it has no 'zoo' field)")
+        if isinstance(record, dict) and "zoo" in record:
+            return _read_zoo(directory, record)
+        if isinstance(record, dict) and "model_type" in record:
+            return _read_hugging_face(directory, record)
+    except UserError as error:
+        raise UserError(str(error) if str(directory) in str(error) else f"{path}: {error}") from None
+    what = "Keras's own, which is not read here" if isinstance(record, dict) and "class_name" in record else "neither"
+    raise UserError(f"{path}: not a model of this zoo (it has no 'zoo' field), nor Hugging Face's ('model_type'): {what}")
+
+
+def _read_zoo(directory: Path, record: dict[str, Any]) -> Saved:
     unknown = set(record) - {"zoo", "family", "task", "config"}
     missing = {"zoo", "family", "task", "config"} - set(record)
     if unknown or missing:
-        what = f"unknown field {min(unknown)!r:.80}" if unknown else f"the field {min(missing)!r} is missing"
-        raise UserError(f"{path}: {what}")
+        raise UserError(
+            f"unknown field {min(unknown)!r:.80}" if unknown else f"the field {min(missing)!r} is missing"
+        )
     if record["zoo"] != FORMAT:
-        raise UserError(f"{path}: format {record['zoo']!r:.80} is not {FORMAT}, the one that this version reads")
+        raise UserError(f"format {record['zoo']!r:.80} is not {FORMAT}, the one that this version reads")
+    family = find_family(record["family"])
+    family.require_task(str(record["task"]))
+    config = family.config_class.from_dict(record["config"])
+    return Saved(directory, family, record["task"], config, None, _read_labels(directory, config))
+
+
+def _read_hugging_face(directory: Path, record: dict[str, Any]) -> Saved:
+    with open_tensors(find_tensors(directory, record)) as tensors:
+        names = list(tensors)
+    family, task, config, labels = read_settings(directory, record, names)
+    return Saved(directory, family, task, config, find_layout(family.name), labels)
+
+
+def _read_labels(directory: Path, config: Any) -> tuple[str, ...] | None:
+    path = directory / LABELS
+    if not path.exists():
+        return None
     try:
-        family = find_family(record["family"])
-        family.require_task(str(record["task"]))
-        family.config_class.from_dict(record["config"])
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    return family, record["task"], record["config"]
+        labels = tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    if len(labels) != config.num_classes:
+        raise UserError(f"{path}: {len(labels)} names for {config.num_classes} classes: one is needed on each line")
+    return labels
 
 
 def require_vocabulary(tokenizer: Tokenizer, config: Any, where: str | Path) -> None:
@@ -61,6 +117,21 @@ def require_vocabulary(tokenizer: Tokenizer, config: Any, where: str | Path) -> 
 
 
 def write_config(directory: Path, family: str, task: str, config: Config) -> None:
-    """Write `config.json`, which `read_config` reads."""
-    record = {"zoo": FORMAT, "family": family, "task": task, "config": config.to_dict()}
-    (directory / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    """Write `config.json`, which `read_saved` reads."""
+    write_json(
+        directory / "config.json", {"zoo": FORMAT, "family": family, "task": task, "config": config.to_dict()}
+    )
+
+
+def write_labels(directory: Path, labels: tuple[str, ...] | None) -> None:
+    """Write `labels.txt`, one name a line, where there are any.
+
+    Raises:
+        UserError: a name has more than one line.
+    """
+    if labels is None:
+        return
+    for label in labels:
+        if "\n" in label:
+            raise UserError(f"the label {label!r:.80} has more than one line")
+    (directory / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8", newline="\n")

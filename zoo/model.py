@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 
 from zoo.config import Config
 
@@ -52,25 +53,47 @@ def token_specs(max_length: int, vocabulary_size: int) -> tuple[TensorSpec, ...]
     )
 
 
+def image_spec(size: tuple[int, int], channels: int) -> TensorSpec:
+    """The input of an image model: `images`, float32 (batch, height, width, channels), preprocessed."""
+    return TensorSpec("images", "float32", (Axis("batch"), *size, channels))
+
+
 class ZooModel(_Model):
     """A Keras model that is made from one `Config`, takes a dict of named inputs and returns a dict of named outputs.
 
-    A subclass sets `family`, `config_class` and `output_names`, states `input_specs`, makes its layers in
-    `__init__`, each with a name, and writes `call`. Its weights exist once it is made. `task` is what the model was
-    created for, and `tokenizer` what its text goes through (None for a model without text): both are kept by
-    `zoo.save` and come back with `zoo.load`.
+    A subclass sets `family`, `config_class`, `tasks` and `output_names`, states `input_specs`, makes its layers in
+    `__init__`, each with a name, and writes `call`. Its weights exist once it is built.
+
+    Args:
+        config: the configuration, or its fields as a dict.
+        task: what the model is for, one of `tasks`; the first of them where None.
+
+    Attributes:
+        tokenizer: what text goes through (None for a model without text).
+        preprocessing: what images go through, a `zoo.image.Preprocessing` (None for a model without images).
+        labels: the names of the classes, in order; None where they have none.
+
+    The task and these three are kept by `zoo.save` and come back with `zoo.load`.
+
+    Raises:
+        ValueError: the class does not do `task`.
     """
 
     family: ClassVar[str]
     config_class: ClassVar[type[Config]]
+    tasks: ClassVar[tuple[str, ...]]
     config: Any
-    output_names: ClassVar[tuple[str, ...]]
+    output_names: tuple[str, ...]
 
-    def __init__(self, config: Config | dict, **kwargs: Any) -> None:
+    def __init__(self, config: Config | dict, task: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if task is not None and task not in self.tasks:
+            raise ValueError(f"{type(self).__name__} is for {' and '.join(self.tasks)}, not for {task!r}")
         self.config = self.config_class.from_dict(config) if isinstance(config, dict) else config
-        self.task = "backbone"
+        self.task = task or self.tasks[0]
         self.tokenizer: Any = None
+        self.preprocessing: Any = None
+        self.labels: tuple[str, ...] | None = None
 
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:
@@ -96,8 +119,24 @@ class ZooModel(_Model):
         prefix = "backbone." if self.name == "backbone" else ""
         return {prefix + ".".join(weight.path.split("/")[1:]): weight for weight in self.weights}
 
+    @classmethod
+    def is_head(cls, name: str) -> bool:
+        """Whether a weight belongs to one task rather than to the family: where a checkpoint of another task lacks it,
+        it stays fresh."""
+        return not name.startswith("backbone.") or name.startswith("backbone.pooler.")
+
+    def fit_weight(self, name: str, value: np.ndarray, saved: Any) -> np.ndarray:
+        """A weight as this model needs it, from a checkpoint whose config was `saved`: where sizes were changed that a
+        weight can follow, such as the image's, a family says here how."""
+        return value
+
     def get_config(self) -> dict[str, Any]:
-        return {"config": self.config.to_dict(), "name": self.name, "dtype": self.dtype_policy.name}
+        return {
+            "config": self.config.to_dict(),
+            "task": self.task,
+            "name": self.name,
+            "dtype": self.dtype_policy.name,
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ZooModel":

@@ -1,31 +1,38 @@
 """A model's life outside a program: `create` it from a named size, `load` it from a directory, `save` it to one.
 
-A model directory holds `config.json`, `model.safetensors`, the tokenizer's files where the model reads text, and a
-`README.md`. It holds no code, and loading it never runs any.
+A model directory holds `config.json`, `model.safetensors`, the tokenizer's files where the model reads text,
+`preprocessing.json` where it sees images, `labels.txt` where its classes have names, and a `README.md`. It holds no code,
+and loading it never runs any. Hugging Face's directories are read and written as well.
 """
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from zoo.directory import find_model_directory, read_config, require_vocabulary, write_config
+from zoo.checkpoint import TranslatedTensors
+from zoo.directory import Saved, find_model_directory, read_saved, require_vocabulary, write_config, write_labels
 from zoo.errors import UserError
 from zoo.files import whole_directory
+from zoo.huggingface import find_layout, write_settings
 from zoo.model import ZooModel
 from zoo.registry import Family, find_preset
+from zoo.tensors import FILE, Tensors, find_tensors, open_tensors, total_bytes, write_tensors
 from zoo.text import Tokenizer
 
+logger = logging.getLogger("zoo")
 
-def create(preset: str, task: str = "generate", dtype: str = "float32", **overrides: Any) -> ZooModel:
+LAYOUTS = ("zoo", "hf")
+
+
+def create(preset: str, task: str | None = None, dtype: str = "float32", **overrides: Any) -> ZooModel:
     """Make a model with fresh weights.
 
     Args:
         preset: a named size; `zoo list` shows them.
-        task: what it is for; `zoo list` shows each family's tasks.
+        task: what it is for; `zoo list` shows each family's tasks. None for the family's main one.
         dtype: Keras dtype policy, "float32" or "mixed_bfloat16".
         **overrides: fields of the family's configuration to change, such as `vocabulary_size=8000`.
 
@@ -33,112 +40,154 @@ def create(preset: str, task: str = "generate", dtype: str = "float32", **overri
         UserError: an unknown preset, task or field, or a value that is not allowed.
     """
     family, config = find_preset(preset)
-    return _build(family, config.replace(**overrides), task, dtype)
+    return _build(family, config.replace(**overrides), task or family.main_task, dtype)
 
 
 def load(source: str | Path, task: str | None = None, dtype: str = "float32", **overrides: Any) -> ZooModel:
-    """Load a model directory, or the run directory that holds one.
+    """Load a model directory, or the run directory that holds one, or a Hugging Face checkpoint.
 
     Args:
-        source: the directory.
-        task: load it for another task than it was saved for; weights that the other task lacks are left out.
+        source: a directory in the zoo's layout or in Hugging Face's, or `hf:organisation/name[@revision]`, which is
+            fetched from the hub.
+        task: load it for another task than it was saved for; weights that the other task lacks are left out, and those
+            that the checkpoint lacks are fresh, with a warning that names them.
         dtype: Keras dtype policy.
-        **overrides: fields of the configuration to change, such as `dropout=0.0`. The weights must still fit.
+        **overrides: fields of the configuration to change, such as `dropout=0.0`. The weights must still fit, with two
+            exceptions: positions are interpolated for another `image_size`, and another `num_classes` makes a fresh
+            head.
 
     Raises:
         UserError: something is missing, corrupt, or does not fit; the message names file and field or tensor.
     """
     directory = find_model_directory(source)
-    family, saved_task, values = read_config(directory)
-    config = family.config_class.from_dict(values).replace(**overrides)
-    path = directory / "model.safetensors"
-    if not path.is_file():
-        raise UserError(f"{directory}: there is no model.safetensors")
+    saved = read_saved(directory)
+    config: Any = saved.config.replace(**overrides)
+    task = task or saved.task
+    if task is None:
+        raise UserError(f"{directory}: of a kind that no task here is for: choose one of {', '.join(saved.family.tasks)}")
+    saved.family.require_task(task)
+    path = find_tensors(directory)
     # The config is checked against the file before anything is allocated for it.
-    needed, held = config.parameter_count, path.stat().st_size
+    needed, held = saved.config.count_parameters("backbone"), total_bytes(path)
     if needed > held:  # a byte a weight is the least that any format of ours needs
         raise UserError(f"{path}: {held:,} bytes cannot hold the {needed:,} weights that config.json asks for")
-    tokenizer = Tokenizer.load(directory) if Tokenizer.is_saved_in(directory) else None
-    if tokenizer is not None:
-        require_vocabulary(tokenizer, config, directory)
-    model = _build(family, config, task or saved_task, dtype)
-    assign_weights(model, path, other_task=task not in (None, saved_task))
+    tokenizer = _load_tokenizer(directory, config)
+    model = _build(saved.family, config, task, dtype)
+    with open_tensors(path) as tensors:
+        _assign(model, tensors, saved)
     model.tokenizer = tokenizer
+    if getattr(config, "num_classes", None) == getattr(saved.config, "num_classes", None):
+        model.labels = saved.labels
     return model
 
 
-def save(model: ZooModel, directory: str | Path, force: bool = False) -> None:
+def save(model: ZooModel, directory: str | Path, layout: str = "zoo", force: bool = False) -> None:
     """Write a model directory, whole or not at all.
 
+    Args:
+        model: what to save.
+        directory: where.
+        layout: "zoo", or "hf" for one that `transformers` loads.
+        force: replace the model that is there.
+
     Raises:
-        UserError: the directory is not empty, and `force` is not given, or it holds no model.
+        UserError: the directory is not empty, and `force` is not given, or it holds no model; an unknown layout; or the
+            layout cannot express the model.
     """
+    if layout not in LAYOUTS:
+        raise UserError(f"layout is {layout!r:.80}, and must be {' or '.join(LAYOUTS)}")
     with whole_directory(Path(directory), force, marker="config.json") as partial:
-        write_config(partial, model.family, model.task, model.config)
-        save_weights(model, partial / "model.safetensors")
+        if layout == "zoo":
+            write_config(partial, model.family, model.task, model.config)
+            write_labels(partial, model.labels)
+            write_tensors(_values(model), partial / FILE, framework="tf")
+        else:
+            write_settings(partial, model)
+            table = find_layout(model.family)
+            write_tensors(table.write_weights(_values(model), bare=model.task in ("backbone", "embed")), partial / FILE, framework="pt")
         # safetensors makes files that their owner alone can read; a model is as readable as its config.
-        shutil.copymode(partial / "config.json", partial / "model.safetensors")
+        shutil.copymode(partial / "config.json", partial / FILE)
         if model.tokenizer is not None:
             model.tokenizer.save(partial)
         (partial / "README.md").write_text(_card(model), encoding="utf-8")
 
 
-def save_weights(model: ZooModel, path: Path) -> None:
-    """Write every weight under its name to a safetensors file."""
-    tensors = {name: np.ascontiguousarray(weight.numpy()) for name, weight in model.named_weights().items()}
-    safetensors.numpy.save_file(tensors, path, metadata={"format": "tf"})
+def _values(model: ZooModel) -> dict[str, np.ndarray]:
+    return {name: weight.numpy() for name, weight in model.named_weights().items()}
 
 
-def assign_weights(model: ZooModel, path: Path, other_task: bool = False) -> None:
-    """Assign every weight from a safetensors file, one at a time.
-
-    Args:
-        model: whose weights to set.
-        path: the file.
-        other_task: the file was saved for another task: weights outside `backbone.` may be absent on either side.
+def _assign(model: ZooModel, tensors: Tensors, saved: Saved) -> None:
+    """Set every weight, one at a time.
 
     Raises:
-        UserError: the file is corrupt, or a tensor is missing, unexpected, misshapen or of a wrong type; names and
-            shapes are listed.
+        UserError: a tensor is missing, unexpected, misshapen or of a wrong type; names and shapes are listed.
     """
     weights = model.named_weights()
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            _require_match(path, {name: tuple(weight.shape) for name, weight in weights.items()}, shapes, other_task)
-            for name, weight in weights.items():
-                if name in shapes:
-                    tensor = file.get_tensor(name)
-                    if tensor.dtype.kind != "f":
-                        raise UserError(f"{path}: {name} holds {tensor.dtype}, and must hold floating-point numbers")
-                    weight.assign(tensor)
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a readable safetensors file: {str(error).splitlines()[0]}") from None
+    other_task = model.task != saved.task
+    other_classes = getattr(model.config, "num_classes", None) != getattr(saved.config, "num_classes", None)
+    source: Tensors | TranslatedTensors
+    if saved.layout is None:
+        source = tensors
+        missing = {name: [name] for name in weights if name not in tensors}
+        unexpected = [
+            name for name in tensors if name not in weights and not (other_task and model.is_head(name))
+        ]
+    else:
+        source = TranslatedTensors(saved.layout, tensors, weights)
+        missing, unexpected = source.missing, source.unexpected
 
-
-def _require_match(
-    path: Path, ours: dict[str, tuple[int, ...]], theirs: dict[str, tuple[int, ...]], other_task: bool
-) -> None:
-    def strict(names: set[str]) -> list[str]:
-        return sorted(name for name in names if not other_task or name.startswith("backbone."))
-
-    problems = [f"missing {name} {ours[name]}" for name in strict(set(ours) - set(theirs))]
-    # What comes from the file may be of any length.
-    problems += [f"unexpected {name!r:.80} {theirs[name]!r:.80}" for name in strict(set(theirs) - set(ours))]
-    problems += [
-        f"{name} is {theirs[name]!r:.80} and must be {ours[name]}"
-        for name in sorted(set(ours) & set(theirs))
-        if ours[name] != theirs[name]
+    fresh = [name for name in missing if other_task and model.is_head(name)]
+    fitted: dict[str, np.ndarray] = {}
+    problems = [
+        f"missing {their_name}, for {name} {tuple(weights[name].shape)}"
+        if their_name != name
+        else f"missing {name} {tuple(weights[name].shape)}"
+        for name, their_names in missing.items()
+        if name not in fresh
+        for their_name in their_names
     ]
+    problems += [f"unexpected {name!r:.80} {tensors[name]!r:.80}" for name in sorted(unexpected)]
+    for name, weight in weights.items():
+        if name in missing or (problem := source.misfit(name, tuple(weight.shape))) is None:
+            continue
+        if other_classes and model.is_head(name):
+            fresh.append(name)
+        elif (value := _fit(model, name, source, saved)) is not None:
+            fitted[name] = value
+        else:
+            problems.append(problem)
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UserError(f"{path}: does not fit config.json: {'; '.join(problems[:5])}{more}")
+        raise UserError(f"{tensors.path}: does not fit config.json: {'; '.join(problems[:5])}{more}")
+    for name, weight in weights.items():
+        if name not in fresh:
+            weight.assign(fitted[name] if name in fitted else source.read(name))
+    if fresh:
+        logger.warning("%s has no %s: they are fresh, and to be trained", saved.directory, ", ".join(sorted(fresh)))
+
+
+def _fit(model: ZooModel, name: str, source: Tensors | TranslatedTensors, saved: Saved) -> np.ndarray | None:
+    """A weight that follows a changed configuration; None where it cannot."""
+    if model.config == saved.config:
+        return None
+    try:
+        value = model.fit_weight(name, source.read(name), saved.config)
+    except ValueError:
+        return None
+    return value if value.shape == tuple(model.named_weights()[name].shape) else None
+
+
+def _load_tokenizer(directory: Path, config: Any) -> Tokenizer | None:
+    if not hasattr(config, "vocabulary_size") or not Tokenizer.is_saved_in(directory):
+        return None
+    tokenizer = Tokenizer.load(directory)
+    require_vocabulary(tokenizer, config, directory)
+    return tokenizer
 
 
 def _build(family: Family, config: Any, task: str, dtype: str) -> ZooModel:
-    model = family.model_class(task)(config, dtype=dtype)
+    model = family.model_class(task)(config, task=task, dtype=dtype)
     model.build()
-    model.task = task
     return model
 
 

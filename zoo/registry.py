@@ -4,10 +4,16 @@ import dataclasses
 import importlib
 from typing import TYPE_CHECKING
 
+from zoo.bert.config import PRESETS as BERT_PRESETS
+from zoo.bert.config import BERTConfig
+from zoo.clip.config import PRESETS as CLIP_PRESETS
+from zoo.clip.config import CLIPConfig
 from zoo.config import Config, nearest
 from zoo.errors import UserError
 from zoo.gpt.config import PRESETS as GPT_PRESETS
 from zoo.gpt.config import GPTConfig
+from zoo.vit.config import PRESETS as VIT_PRESETS
+from zoo.vit.config import ViTConfig
 
 if TYPE_CHECKING:
     from zoo.model import ZooModel
@@ -23,6 +29,8 @@ class Family:
         config_class: the type of its configurations.
         presets: its named sizes.
         tasks: task to the name of the class in `zoo.NAME.model`.
+        main_task: what a model is made for where nothing else is said, and what parameters are counted for.
+        unit: what `Config.count_flops` counts for.
     """
 
     name: str
@@ -30,6 +38,8 @@ class Family:
     config_class: type[Config]
     presets: dict[str, Config]
     tasks: dict[str, str]
+    main_task: str
+    unit: str
 
     def model_class(self, task: str) -> "type[ZooModel]":
         """The class that does `task`; an unknown task is a UserError."""
@@ -43,12 +53,60 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
+    "bert": Family(
+        name="bert",
+        title="BERT, a bidirectional encoder of text (Devlin et al. 2019)",
+        config_class=BERTConfig,
+        presets=dict(BERT_PRESETS),
+        tasks={
+            "backbone": "BERTBackbone",
+            "pretrain": "BERTPretraining",
+            "masked_lm": "BERTMaskedLM",
+            "classify": "BERTClassifier",
+            "tag": "BERTTagger",
+            "answer": "BERTAnswerer",
+            "embed": "BERTEmbedder",
+        },
+        main_task="backbone",
+        unit="token",
+    ),
     "gpt": Family(
         name="gpt",
         title="GPT-2, a decoder-only language model (Radford et al. 2019)",
         config_class=GPTConfig,
         presets=dict(GPT_PRESETS),
-        tasks={"backbone": "GPTBackbone", "pretrain": "GPTLanguageModel", "generate": "GPTLanguageModel"},
+        tasks={
+            "backbone": "GPTBackbone",
+            "pretrain": "GPTLanguageModel",
+            "generate": "GPTLanguageModel",
+            "classify": "GPTClassifier",
+            "embed": "GPTEmbedder",
+        },
+        main_task="generate",
+        unit="token",
+    ),
+    "vit": Family(
+        name="vit",
+        title="ViT, a transformer over the patches of an image (Dosovitskiy et al. 2021)",
+        config_class=ViTConfig,
+        presets=dict(VIT_PRESETS),
+        tasks={
+            "backbone": "ViTBackbone",
+            "pretrain": "ViTClassifier",
+            "classify": "ViTClassifier",
+            "embed": "ViTEmbedder",
+        },
+        main_task="classify",
+        unit="image",
+    ),
+    "clip": Family(
+        name="clip",
+        title="CLIP, an image tower and a text tower that meet in one space (Radford et al. 2021)",
+        config_class=CLIPConfig,
+        presets=dict(CLIP_PRESETS),
+        tasks={"pretrain": "CLIPDualEncoder", "contrast": "CLIPDualEncoder"},
+        main_task="contrast",
+        unit="pair",
     ),
 }
 

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 from recipes.command.parsing import parse
 from recipes.data.text import find_documents, open_corpus
 from recipes.engine.start import start_tensorflow
-from zoo.directory import find_model_directory, read_config
+from zoo.directory import find_model_directory, read_saved
 from zoo.errors import UserError
 
 
@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     settings = parse(Evaluate, arguments, "zoo eval")
     if settings.batch_size < 1:
         raise UserError(f"--batch-size is {settings.batch_size}, and must be at least 1")
-    read_config(find_model_directory(settings.source))
+    read_saved(find_model_directory(settings.source))
     if settings.validation_fraction is None:
         documents = tuple(find_documents(settings.data))
     else:

@@ -4,6 +4,7 @@ import dataclasses
 
 from zoo.config import Config, setting
 from zoo.errors import UserError
+from zoo.sizes import dense_flops, norm_parameters, stack_flops, stack_parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,9 @@ class GPTConfig(Config):
         attention_dropout: rate on the attention weights.
         epsilon: of the layer norms.
         stddev: standard deviation of the initial weights.
+        num_classes: of the task "classify".
+        pooling: of the task "embed": the last token's vector, or the mean of all.
+        normalize: divide embeddings by their length.
     """
 
     # The bounds are far beyond any published model, and keep a wrong file from asking for absurd sizes.
@@ -36,6 +40,9 @@ class GPTConfig(Config):
     attention_dropout: float = setting(0.1, low=0.0, high=0.99)
     epsilon: float = setting(1e-5, low=0.0, high=1.0)
     stddev: float = setting(0.02, low=0.0, high=10.0)
+    num_classes: int = setting(2, low=1, high=1_000_000)
+    pooling: str = setting("last", choices=("last", "mean"))
+    normalize: bool = setting(False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,14 +54,17 @@ class GPTConfig(Config):
         """The inner size of the feed-forward network in force."""
         return self.mlp_width or 4 * self.width
 
-    @property
-    def parameter_count(self) -> int:
-        """The number of weights, the tied logits counted once."""
-        norm = 2 * self.width
-        attention = 4 * self.width * self.width + 4 * self.width
-        feed_forward = 2 * self.width * self.inner_width + self.inner_width + self.width
+    def count_parameters(self, task: str) -> int:
+        """See `Config.count_parameters`; the tied logits are counted once."""
         embeddings = (self.vocabulary_size + self.max_length) * self.width
-        return embeddings + self.depth * (2 * norm + attention + feed_forward) + norm
+        stack = stack_parameters(self.depth, self.width, self.inner_width)
+        head = self.width * self.num_classes if task == "classify" else 0
+        return embeddings + stack + norm_parameters(self.width) + head
+
+    def count_flops(self) -> int:
+        """For a token of a full context, its logits included."""
+        stack = stack_flops(self.max_length, self.depth, self.width, self.inner_width)
+        return (stack + dense_flops(self.max_length, self.width, self.vocabulary_size)) // self.max_length
 
 
 PRESETS: dict[str, GPTConfig] = {

@@ -1,4 +1,5 @@
-"""GPT-2 (Radford et al. 2019): a pre-norm causal transformer, and next-token logits from its tied embedding."""
+"""GPT-2 (Radford et al. 2019): a pre-norm causal transformer, next-token logits from its tied embedding, and heads for
+whole texts."""
 
 from typing import Any
 
@@ -6,7 +7,7 @@ import keras
 from keras import ops
 
 from zoo.gpt.config import GPTConfig
-from zoo.layers import PositionEmbedding, TokenEmbedding, TransformerStack
+from zoo.layers import PositionEmbedding, TokenEmbedding, TokenPooling, TransformerStack, l2_normalize
 from zoo.layers.attention import Cache, empty_cache
 from zoo.model import TensorSpec, ZooModel, token_specs
 
@@ -23,6 +24,7 @@ class GPTBackbone(ZooModel):
     family = "gpt"
     config_class = GPTConfig
     config: GPTConfig
+    tasks = ("backbone",)
     output_names = ("sequence",)
 
     def __init__(self, config: GPTConfig | dict, name: str = "backbone", **kwargs: Any) -> None:
@@ -113,6 +115,7 @@ class GPTLanguageModel(ZooModel):
     family = "gpt"
     config_class = GPTConfig
     config: GPTConfig
+    tasks = ("generate", "pretrain")
     output_names = ("logits",)
 
     def __init__(self, config: GPTConfig | dict, name: str = "gpt", **kwargs: Any) -> None:
@@ -140,3 +143,70 @@ class GPTLanguageModel(ZooModel):
     def project(self, sequence: Any) -> Any:
         """Vectors (..., width) to float32 logits (..., vocabulary_size)."""
         return self.backbone.token_embedding(sequence, reverse=True)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class GPTClassifier(ZooModel):
+    """Class logits from the last real token (Radford et al. 2018, section 3.2).
+
+    Takes what `GPTBackbone` does, without a cache, and returns `{"logits": (batch, num_classes)}`, float32.
+    """
+
+    family = "gpt"
+    config_class = GPTConfig
+    config: GPTConfig
+    tasks = ("classify",)
+    output_names = ("logits",)
+
+    def __init__(self, config: GPTConfig | dict, name: str = "gpt_classifier", **kwargs: Any) -> None:
+        super().__init__(config, name=name, **kwargs)
+        self.backbone = GPTBackbone(self.config, dtype=self.dtype_policy.name)
+        self.pooling = TokenPooling("last", name="pooling", dtype=self.dtype_policy.name)
+        self.classifier = keras.layers.Dense(
+            self.config.num_classes,
+            use_bias=False,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=self.config.stddev),
+            dtype="float32",
+            name="classifier",
+        )
+
+    @property
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        return self.backbone.input_specs
+
+    def call(
+        self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
+    ) -> dict[str, Any]:
+        outputs = self.backbone(inputs, return_weights=return_weights, training=training)
+        pooled = self.pooling(outputs.pop("sequence"), padding_mask=inputs.get("padding_mask"))
+        return {"logits": self.classifier(pooled), **outputs}
+
+
+@keras.saving.register_keras_serializable("zoo")
+class GPTEmbedder(ZooModel):
+    """One vector a text: the last real token's, or the mean over the real tokens, divided by its length if so configured.
+
+    Takes what `GPTBackbone` does, without a cache, and returns `{"embedding": (batch, width)}`, float32.
+    """
+
+    family = "gpt"
+    config_class = GPTConfig
+    config: GPTConfig
+    tasks = ("embed",)
+    output_names = ("embedding",)
+
+    def __init__(self, config: GPTConfig | dict, name: str = "gpt_embedder", **kwargs: Any) -> None:
+        super().__init__(config, name=name, **kwargs)
+        self.backbone = GPTBackbone(self.config, dtype=self.dtype_policy.name)
+        self.pooling = TokenPooling(self.config.pooling, name="pooling", dtype="float32")
+
+    @property
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        return self.backbone.input_specs
+
+    def call(
+        self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
+    ) -> dict[str, Any]:
+        outputs = self.backbone(inputs, return_weights=return_weights, training=training)
+        pooled = self.pooling(outputs.pop("sequence"), padding_mask=inputs.get("padding_mask"))
+        return {"embedding": l2_normalize(pooled) if self.config.normalize else pooled, **outputs}

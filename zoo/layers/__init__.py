@@ -1,14 +1,22 @@
 """The layers that every family is assembled from. They know no family."""
 
 from zoo.layers.attention import MultiHeadAttention, empty_cache
-from zoo.layers.embeddings import PatchEmbedding, PositionEmbedding, SegmentEmbedding, TokenEmbedding
+from zoo.layers.embeddings import (
+    GridPositionEmbedding,
+    PatchEmbedding,
+    PositionEmbedding,
+    SegmentEmbedding,
+    TokenEmbedding,
+    grid_interpolation,
+)
 from zoo.layers.feed_forward import ACTIVATIONS, FeedForward
-from zoo.layers.pooling import TokenPooling
+from zoo.layers.pooling import TokenPooling, l2_normalize
 from zoo.layers.transformer import TransformerBlock, TransformerStack
 
 __all__ = [
     "ACTIVATIONS",
     "FeedForward",
+    "GridPositionEmbedding",
     "MultiHeadAttention",
     "PatchEmbedding",
     "PositionEmbedding",
@@ -18,4 +26,6 @@ __all__ = [
     "TransformerBlock",
     "TransformerStack",
     "empty_cache",
+    "grid_interpolation",
+    "l2_normalize",
 ]

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -79,6 +80,56 @@ class SegmentEmbedding(_Lookup):
     def call(self, segment_ids: Any) -> Any:
         """int32 segment ids (batch, tokens) to (batch, tokens, width)."""
         return super().call(segment_ids)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class GridPositionEmbedding(_Lookup):
+    """A learned row for each patch of a grid, after the row of a class token (Dosovitskiy et al. 2021, section 3.1).
+
+    Args:
+        grid: rows and columns of patches.
+        width: size of a row of the table.
+        stddev: standard deviation of the initial table.
+    """
+
+    def __init__(self, grid: tuple[int, int], width: int, stddev: float = 0.02, **kwargs: Any) -> None:
+        super().__init__(1 + grid[0] * grid[1], width, stddev, **kwargs)
+        self.grid = grid
+
+    def call(self, x: Any, grid: tuple[int, int]) -> Any:
+        """Add to each vector of (batch, 1 + rows * columns, width) its row, where `grid` is (rows, columns).
+
+        For another grid than its own, the patches' rows are interpolated, as at a resolution that the model was not
+        trained for (section 3.2).
+        """
+        table = ops.convert_to_tensor(self.table)
+        if tuple(grid) != tuple(self.grid):
+            matrix = ops.convert_to_tensor(grid_interpolation(self.grid, grid), dtype=table.dtype)
+            table = ops.concatenate([table[:1], ops.matmul(matrix, table[1:])], axis=0)
+        return x + ops.cast(table, x.dtype)
+
+
+def grid_interpolation(old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+    """The matrix (new rows * columns, old rows * columns) of bicubic interpolation between two grids."""
+    return np.kron(_bicubic_matrix(old[0], new[0]), _bicubic_matrix(old[1], new[1]))
+
+
+def _bicubic_matrix(old: int, new: int) -> np.ndarray:
+    """(new, old): cubic convolution (Keys 1981) with a = -0.75 and pixel centres at halves, which is what reference
+    implementations of ViT use. Beyond the border stands the border's value."""
+    a = -0.75
+    matrix = np.zeros((new, old))
+    for row in range(new):
+        place = (row + 0.5) * old / new - 0.5
+        first = int(np.floor(place)) - 1
+        for tap in range(first, first + 4):
+            x = abs(place - tap)
+            if x <= 1:
+                weight = (a + 2) * x**3 - (a + 3) * x**2 + 1
+            else:
+                weight = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+            matrix[row, min(max(tap, 0), old - 1)] += weight
+    return matrix
 
 
 @keras.saving.register_keras_serializable("zoo")

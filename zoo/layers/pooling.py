@@ -57,3 +57,9 @@ class TokenPooling(keras.layers.Layer):
         # A one-hot product instead of a gather along an axis: every export format has it as a built-in.
         chosen = ops.expand_dims(ops.one_hot(index, ops.shape(x)[1], dtype=x.dtype), 1)  # (batch, 1, tokens)
         return ops.squeeze(ops.matmul(chosen, x), axis=1)
+
+
+def l2_normalize(x: Any) -> Any:
+    """Vectors (..., width) divided by their length, float32; a vector of zeros stays one."""
+    x = ops.cast(x, "float32")
+    return x * ops.rsqrt(ops.maximum(ops.sum(x * x, axis=-1, keepdims=True), 1e-24))

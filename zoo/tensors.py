@@ -1,0 +1,140 @@
+"""Reading and writing safetensors: one file, or several with an index, as untrusted input."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401 - makes bfloat16 known to NumPy
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from zoo.errors import UserError
+
+Shape = tuple[int, ...]
+
+FILE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+LARGEST_INDEX = 64 * 2**20  # bytes
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+class Tensors(Mapping[str, Shape]):
+    """The tensors of a checkpoint: name to shape, and `read` for what is in one. Nothing is read before that."""
+
+    def __init__(self, path: Path, files: dict[str, Any]) -> None:
+        self.path = path
+        self._files = files
+        self._shapes = {name: tuple(file.get_slice(name).get_shape()) for name, file in files.items()}
+
+    def __getitem__(self, name: str) -> Shape:
+        return self._shapes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def misfit(self, name: str, shape: Shape) -> str | None:
+        """What is wrong with the shape of a tensor; None where it is `shape`."""
+        # What comes from the file may be of any length.
+        return None if self[name] == shape else f"{name} is {self[name]!r:.80} and must be {shape}"
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor as float32, whichever width of floating-point numbers it is stored in.
+
+        Raises:
+            UserError: it holds anything else.
+        """
+        tensor = self._files[name].get_tensor(name)
+        if str(tensor.dtype) not in FLOATS:
+            raise UserError(
+                f"{self.path}: {name!r:.80} holds {tensor.dtype}, and must hold floating-point numbers "
+                f"({', '.join(FLOATS)})"
+            )
+        return tensor.astype(np.float32, copy=False)
+
+
+def find_tensors(directory: Path, record: Mapping[str, Any] | None = None) -> Path:
+    """The file that leads to the weights in a model directory: the one file of them, or the index of several.
+
+    Args:
+        directory: the model's.
+        record: the content of a `config.json` of Hugging Face's, for the message where only a pickle is there.
+
+    Raises:
+        UserError: there is neither.
+    """
+    for name in (FILE, INDEX):
+        if (directory / name).is_file():
+            return directory / name
+    if any((directory / name).is_file() for name in PICKLES):
+        names = (record or {}).get("architectures")
+        name = names[0] if isinstance(names, list) and names and str(names[0]).isidentifier() else "AutoModel"
+        raise UserError(
+            f"{directory}: has its weights in a pickle alone, which can run code and is never opened: convert it, where "
+            f"PyTorch and transformers are installed, by python -c \"import transformers; transformers.{name}."
+            f"from_pretrained('{directory}').save_pretrained('{directory.name}-safetensors')\""
+        )
+    raise UserError(f"{directory}: there is no {FILE}, and no {INDEX}")
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path) -> Iterator[Tensors]:
+    """Open what `find_tensors` found.
+
+    Raises:
+        UserError: a file is missing or corrupt, or is found to be while it is read from.
+    """
+    try:
+        with contextlib.ExitStack() as stack:
+            if path.name.endswith(".index.json"):
+                files = _open_shards(path, stack)
+            else:
+                file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
+                files = dict.fromkeys(file.keys(), file)
+            yield Tensors(path, files)
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a readable safetensors file: {reason}") from None
+
+
+def _open_shards(path: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+    if path.stat().st_size > LARGEST_INDEX:
+        raise ValueError(f"{path.stat().st_size:,} bytes is too large for an index")
+    index = json.loads(path.read_text(encoding="utf-8"))
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict):
+        raise ValueError("it has no weight_map")
+    opened: dict[str, Any] = {}
+    for name in shards.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{name!r:.80} is not the name of a safetensors file beside it")
+        if name not in opened:
+            if not (path.parent / name).is_file():
+                raise UserError(f"{path}: {name!r:.80}, which it names, is missing: fetch the checkpoint again")
+            opened[name] = stack.enter_context(safetensors.safe_open(path.parent / name, framework="numpy"))
+    held = {name: set(file.keys()) for name, file in opened.items()}
+    for tensor, name in shards.items():
+        if tensor not in held[name]:
+            raise ValueError(f"{tensor!r:.80} is not in {name}, where it is said to be")
+    return {tensor: file for name, file in opened.items() for tensor in held[name]}
+
+
+def total_bytes(path: Path) -> int:
+    """The size of the weights that `find_tensors` found, on disk."""
+    if path.name == FILE:
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.parent.glob("*.safetensors"))
+
+
+def write_tensors(tensors: Mapping[str, np.ndarray], path: Path, framework: str) -> None:
+    """Write named tensors to a file; `framework` ("tf", "pt") is whose layout the names and shapes are."""
+    whole = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    # A scalar comes back from `ascontiguousarray` with one axis.
+    whole = {name: value.reshape(tensors[name].shape) for name, value in whole.items()}
+    safetensors.numpy.save_file(whole, path, metadata={"format": framework})
