@@ -56,8 +56,8 @@ BARE = Transform(lambda shape: [shape[2:]], lambda ours: [ours[0, 0]], lambda th
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """A row of the table: the name of a weight of ours, those of theirs that it is made of, and how. `{i}` in both stands
-    for the number of a layer."""
+    """A row of the table: the name of a weight of ours, those of theirs that it is made of, and how. `{i}` in both
+    stands for the number of a layer."""
 
     ours: str
     theirs: tuple[str, ...]

@@ -104,6 +104,10 @@ class Config:
         one image, or one pair of both: two for each multiplication of its matrix products."""
         raise NotImplementedError(f"{type(self).__name__} does not count its operations")
 
+    def make_preprocessing(self) -> Any:
+        """What images go through where nothing else is said, a `zoo.image.Preprocessing`; None where there are none."""
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON's values: `from_dict` of them is this config again."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

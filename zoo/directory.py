@@ -8,8 +8,8 @@ from zoo.checkpoint import Layout
 from zoo.config import Config
 from zoo.errors import UserError
 from zoo.files import read_json, write_json
-from zoo.huggingface import find_layout, read_settings
 from zoo.hub import PREFIX, fetch
+from zoo.huggingface import find_layout, read_settings
 from zoo.registry import Family, find_family
 from zoo.tensors import find_tensors, open_tensors
 from zoo.text import Tokenizer
@@ -40,7 +40,7 @@ class Saved:
 
 
 def find_model_directory(source: str | Path) -> Path:
-    """The model directory that `source` is, or holds as a run does, or that is fetched where `source` is the name of one on
+    """The model directory that `source` is, or that it holds as a run does, or that is fetched for the name of one on
     the hub, `hf:organisation/name[@revision]`; a UserError where there is none."""
     if str(source).startswith(PREFIX):
         source = fetch(str(source))
@@ -69,16 +69,16 @@ def read_saved(directory: Path) -> Saved:
     except UserError as error:
         raise UserError(str(error) if str(directory) in str(error) else f"{path}: {error}") from None
     what = "Keras's own, which is not read here" if isinstance(record, dict) and "class_name" in record else "neither"
-    raise UserError(f"{path}: not a model of this zoo (it has no 'zoo' field), nor Hugging Face's ('model_type'): {what}")
+    raise UserError(
+        f"{path}: not a model of this zoo (it has no 'zoo' field), nor Hugging Face's ('model_type'): {what}"
+    )
 
 
 def _read_zoo(directory: Path, record: dict[str, Any]) -> Saved:
     unknown = set(record) - {"zoo", "family", "task", "config"}
     missing = {"zoo", "family", "task", "config"} - set(record)
     if unknown or missing:
-        raise UserError(
-            f"unknown field {min(unknown)!r:.80}" if unknown else f"the field {min(missing)!r} is missing"
-        )
+        raise UserError(f"unknown field {min(unknown)!r:.80}" if unknown else f"the field {min(missing)!r} is missing")
     if record["zoo"] != FORMAT:
         raise UserError(f"format {record['zoo']!r:.80} is not {FORMAT}, the one that this version reads")
     family = find_family(record["family"])
@@ -118,9 +118,7 @@ def require_vocabulary(tokenizer: Tokenizer, config: Any, where: str | Path) -> 
 
 def write_config(directory: Path, family: str, task: str, config: Config) -> None:
     """Write `config.json`, which `read_saved` reads."""
-    write_json(
-        directory / "config.json", {"zoo": FORMAT, "family": family, "task": task, "config": config.to_dict()}
-    )
+    write_json(directory / "config.json", {"zoo": FORMAT, "family": family, "task": task, "config": config.to_dict()})
 
 
 def write_labels(directory: Path, labels: tuple[str, ...] | None) -> None:

@@ -1,5 +1,5 @@
-"""Files and directories that appear whole or not at all: written beside their name, flushed, then renamed. And JSON read
-as what it is: somebody else's."""
+"""Files and directories that appear whole or not at all: written beside their name, flushed, then renamed. And JSON,
+read as what it is: somebody else's."""
 
 import contextlib
 import json
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UserError
-
 
 LARGEST_JSON = 16 * 2**20  # bytes; a configuration with a thousand classes has a tenth of one
 

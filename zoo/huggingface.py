@@ -54,8 +54,8 @@ def read_settings(
         names: the checkpoint's tensors.
 
     Returns:
-        The family; the task, None where the checkpoint is of a kind that ours has no task for; the configuration; and the
-        names of the classes, None where they have none.
+        The family; the task, None where the checkpoint is of a kind that ours has no task for; the configuration; and
+        the names of the classes, None where they have none.
 
     Raises:
         UserError: it is of no family, or has a setting that the family does not.
@@ -103,12 +103,12 @@ def write_settings(directory: Path, model: Any) -> None:
     for name, value in layout.fixed_ours.items():
         if _get(config, name) != value:
             raise UserError(
-                f"{name} is {_get(config, name)!r}, which Hugging Face's layout cannot express (there it is {value!r}): "
-                "save it with layout 'zoo'"
+                f"{name} is {_get(config, name)!r}, and Hugging Face's layout has {value!r} alone: save it with layout "
+                "'zoo'"
             )
-    name = architecture(FAMILIES[model.family], layout, model.task)
+    their_class = architecture(FAMILIES[model.family], layout, model.task)
     record: dict[str, Any] = {
-        "architectures": [name],
+        "architectures": [their_class],
         "model_type": layout.model_type,
         "dtype": "float32",
     }
@@ -119,18 +119,15 @@ def write_settings(directory: Path, model: Any) -> None:
         for name in field.theirs:
             _put(record, name, field.write(value))
     known = {field.ours for field in layout.fields} | {"pooler", "vision.pooler"}
-    if name.endswith("Classification"):  # any other head of theirs would take the number of labels for its own
+    if their_class.endswith("Classification"):  # any other head of theirs would take the number of labels for its own
         known.add("num_classes")
         labels = model.labels or [f"LABEL_{i}" for i in range(config["num_classes"])]
         record["id2label"] = {str(i): label for i, label in enumerate(labels)}
         record["label2id"] = {label: i for i, label in enumerate(labels)}
-    record |= _token_ids(model)
+    for token, number in _token_ids(model).items():
+        _put(record, token, number)
     defaults = _leaves(type(model.config)().to_dict())
-    extra = {
-        name: value
-        for name, value in _leaves(config).items()
-        if name not in known and value != defaults[name]
-    }
+    extra = {name: value for name, value in _leaves(config).items() if name not in known and value != defaults[name]}
     record[MARK] = {"task": model.task, "config": extra}
     write_json(directory / "config.json", record)
     if model.task == "embed" and model.tokenizer is not None:
@@ -208,7 +205,9 @@ def _read_sentence_modules(directory: Path) -> dict[str, Any]:
     modules = read_json(directory / "modules.json")
     kinds = [str(each.get("type")).rpartition(".")[2] for each in modules if isinstance(each, dict)]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
-        raise UserError(f"modules.json lists {', '.join(kinds)!r:.80}: only Transformer, Pooling, Normalize are supported")
+        raise UserError(
+            f"modules.json lists {', '.join(kinds)!r:.80}: only Transformer, Pooling, Normalize are supported"
+        )
     pooling = read_json(directory / POOLING_FILE)
     modes = [ours for theirs, ours in POOLINGS.items() if isinstance(pooling, dict) and pooling.get(theirs) is True]
     if len(modes) != 1 or sum(value is True for name, value in pooling.items() if name.startswith("pooling_mode")) != 1:
@@ -231,10 +230,14 @@ def _write_sentence_modules(directory: Path, config: dict[str, Any]) -> None:
 
 
 def _token_ids(model: Any) -> dict[str, Any]:
-    """The special tokens that their models and their generation look up in the config."""
-    if model.family != "gpt":
-        return {}
-    end = None if model.tokenizer is None else model.tokenizer.end_of_text
-    ids = {"bos_token_id": end, "eos_token_id": end}
-    # Their classifier finds the last real token of a padded text by it.
-    return ids | ({"pad_token_id": end} if model.task == "classify" else {})
+    """The special tokens that their models and their generation look up in the config, by name."""
+    ids = {} if model.tokenizer is None else dict(model.tokenizer.special_ids)
+    if model.family == "gpt":
+        # Their classifier finds the last real token of a padded text by the one for padding.
+        pad = {"pad_token_id": ids.get("pad")} if model.task == "classify" else {}
+        return {"bos_token_id": ids.get("end"), "eos_token_id": ids.get("end"), **pad}
+    if model.family == "bert" and "pad" in ids:
+        return {"pad_token_id": ids["pad"]}
+    if model.family == "clip" and ids:
+        return {"text_config.bos_token_id": ids["start"], "text_config.pad_token_id": ids["pad"]}
+    return {}

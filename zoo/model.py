@@ -70,7 +70,8 @@ class ZooModel(_Model):
 
     Attributes:
         tokenizer: what text goes through (None for a model without text).
-        preprocessing: what images go through, a `zoo.image.Preprocessing` (None for a model without images).
+        preprocessing: what images go through, a `zoo.image.Preprocessing`, at first that of the family (None for a
+            model without images).
         labels: the names of the classes, in order; None where they have none.
 
     The task and these three are kept by `zoo.save` and come back with `zoo.load`.
@@ -92,7 +93,7 @@ class ZooModel(_Model):
         self.config = self.config_class.from_dict(config) if isinstance(config, dict) else config
         self.task = task or self.tasks[0]
         self.tokenizer: Any = None
-        self.preprocessing: Any = None
+        self.preprocessing: Any = self.config.make_preprocessing()
         self.labels: tuple[str, ...] | None = None
 
     @property

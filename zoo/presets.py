@@ -1,8 +1,8 @@
 """A model's life outside a program: `create` it from a named size, `load` it from a directory, `save` it to one.
 
 A model directory holds `config.json`, `model.safetensors`, the tokenizer's files where the model reads text,
-`preprocessing.json` where it sees images, `labels.txt` where its classes have names, and a `README.md`. It holds no code,
-and loading it never runs any. Hugging Face's directories are read and written as well.
+`preprocessing.json` where it sees images, `labels.txt` where its classes have names, and a `README.md`. It holds no
+code, and loading it never runs any. Hugging Face's directories are read and written as well.
 """
 
 import logging
@@ -15,8 +15,9 @@ import numpy as np
 from zoo.checkpoint import TranslatedTensors
 from zoo.directory import Saved, find_model_directory, read_saved, require_vocabulary, write_config, write_labels
 from zoo.errors import UserError
-from zoo.files import whole_directory
+from zoo.files import whole_directory, write_json
 from zoo.huggingface import find_layout, write_settings
+from zoo.image import Preprocessing
 from zoo.model import ZooModel
 from zoo.registry import Family, find_preset
 from zoo.tensors import FILE, Tensors, find_tensors, open_tensors, total_bytes, write_tensors
@@ -25,6 +26,8 @@ from zoo.text import Tokenizer
 logger = logging.getLogger("zoo")
 
 LAYOUTS = ("zoo", "hf")
+PREPROCESSOR = "preprocessor_config.json"
+POOLER = "backbone.pooler.kernel"
 
 
 def create(preset: str, task: str | None = None, dtype: str = "float32", **overrides: Any) -> ZooModel:
@@ -64,7 +67,9 @@ def load(source: str | Path, task: str | None = None, dtype: str = "float32", **
     config: Any = saved.config.replace(**overrides)
     task = task or saved.task
     if task is None:
-        raise UserError(f"{directory}: of a kind that no task here is for: choose one of {', '.join(saved.family.tasks)}")
+        raise UserError(
+            f"{directory}: of a kind that no task here is for: choose one of {', '.join(saved.family.tasks)}"
+        )
     saved.family.require_task(task)
     path = find_tensors(directory)
     # The config is checked against the file before anything is allocated for it.
@@ -72,10 +77,17 @@ def load(source: str | Path, task: str | None = None, dtype: str = "float32", **
     if needed > held:  # a byte a weight is the least that any format of ours needs
         raise UserError(f"{path}: {held:,} bytes cannot hold the {needed:,} weights that config.json asks for")
     tokenizer = _load_tokenizer(directory, config)
-    model = _build(saved.family, config, task, dtype)
     with open_tensors(path) as tensors:
+        in_table = saved.layout is not None  # which of theirs a checkpoint holds is in its config already
+        if not in_table and task != saved.task and getattr(config, "pooler", False) and POOLER not in tensors:
+            config = config.replace(pooler=False)  # a head that was never there is no part of a backbone
+        model = _build(saved.family, config, task, dtype)
         _assign(model, tensors, saved)
     model.tokenizer = tokenizer
+    if (preprocessing := _load_preprocessing(saved)) is not None:
+        if preprocessing.output_size != config.image_size:
+            preprocessing = preprocessing.with_output_size(*config.image_size)
+        model.preprocessing = preprocessing
     if getattr(config, "num_classes", None) == getattr(saved.config, "num_classes", None):
         model.labels = saved.labels
     return model
@@ -101,14 +113,22 @@ def save(model: ZooModel, directory: str | Path, layout: str = "zoo", force: boo
             write_config(partial, model.family, model.task, model.config)
             write_labels(partial, model.labels)
             write_tensors(_values(model), partial / FILE, framework="tf")
+            if model.preprocessing is not None:
+                model.preprocessing.save(partial)
         else:
             write_settings(partial, model)
             table = find_layout(model.family)
-            write_tensors(table.write_weights(_values(model), bare=model.task in ("backbone", "embed")), partial / FILE, framework="pt")
+            write_tensors(
+                table.write_weights(_values(model), bare=model.task in ("backbone", "embed")),
+                partial / FILE,
+                framework="pt",
+            )
+            if model.preprocessing is not None:
+                write_json(partial / PREPROCESSOR, model.preprocessing.to_huggingface(model.family))
         # safetensors makes files that their owner alone can read; a model is as readable as its config.
         shutil.copymode(partial / "config.json", partial / FILE)
         if model.tokenizer is not None:
-            model.tokenizer.save(partial)
+            model.tokenizer.save(partial, layout=layout, max_length=model.config.max_length)
         (partial / "README.md").write_text(_card(model), encoding="utf-8")
 
 
@@ -129,9 +149,7 @@ def _assign(model: ZooModel, tensors: Tensors, saved: Saved) -> None:
     if saved.layout is None:
         source = tensors
         missing = {name: [name] for name in weights if name not in tensors}
-        unexpected = [
-            name for name in tensors if name not in weights and not (other_task and model.is_head(name))
-        ]
+        unexpected = [name for name in tensors if name not in weights and not (other_task and model.is_head(name))]
     else:
         source = TranslatedTensors(saved.layout, tensors, weights)
         missing, unexpected = source.missing, source.unexpected
@@ -183,6 +201,14 @@ def _load_tokenizer(directory: Path, config: Any) -> Tokenizer | None:
     tokenizer = Tokenizer.load(directory)
     require_vocabulary(tokenizer, config, directory)
     return tokenizer
+
+
+def _load_preprocessing(saved: Saved) -> Preprocessing | None:
+    if not hasattr(saved.config, "image_size"):
+        return None
+    if saved.layout is not None:
+        return Preprocessing.load_huggingface(saved.directory, saved.family.name)
+    return Preprocessing.load(saved.directory) if Preprocessing.is_saved_in(saved.directory) else None
 
 
 def _build(family: Family, config: Any, task: str, dtype: str) -> ZooModel:

@@ -75,10 +75,10 @@ def find_tensors(directory: Path, record: Mapping[str, Any] | None = None) -> Pa
     if any((directory / name).is_file() for name in PICKLES):
         names = (record or {}).get("architectures")
         name = names[0] if isinstance(names, list) and names and str(names[0]).isidentifier() else "AutoModel"
+        load, save = f"{name}.from_pretrained('{directory}')", f"save_pretrained('{directory.name}-safetensors')"
         raise UserError(
             f"{directory}: has its weights in a pickle alone, which can run code and is never opened: convert it, where "
-            f"PyTorch and transformers are installed, by python -c \"import transformers; transformers.{name}."
-            f"from_pretrained('{directory}').save_pretrained('{directory.name}-safetensors')\""
+            f'transformers is installed, by python -c "import transformers; transformers.{load}.{save}"'
         )
     raise UserError(f"{directory}: there is no {FILE}, and no {INDEX}")
 

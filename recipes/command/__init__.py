@@ -15,6 +15,10 @@ VERBS = {
     "train": "train a model by a recipe, on your data",
     "eval": "measure a model on your data",
     "generate": "continue a prompt",
+    "predict": "what a model says of texts or images",
+    "embed": "one vector for each text or image",
+    "explain": "draw what an answer rests on, and what the model attends to",
+    "convert": "a model to or from Hugging Face's layout",
     "export": "write a model as SavedModel, TFLite and ONNX, with proof that they compute the same",
     "verify": "run every artefact of a bundle in its own runtime and compare",
 }

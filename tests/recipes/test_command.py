@@ -48,11 +48,15 @@ def test_list_states_parameter_counts(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     assert run(["list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    presets = listed["families"][0]["presets"]
-    assert presets["gpt2"]["parameters"] == 124_439_808
+    presets = {name: sizes for family in listed["families"] for name, sizes in family["presets"].items()}
+    published = {"gpt2": 124_439_808, "bert-base": 109_482_240, "vit-b16": 86_567_656, "clip-b32": 151_277_313}
+    assert {name: presets[name]["parameters"] for name in published} == published
+    # 12 blocks of 197 tokens, multiplied out by hand, and the class: 17.6 billion multiplications.
+    assert presets["vit-b16"]["flops"] == pytest.approx(2 * 17.56e9, rel=0.01)
     assert "gpt-pretrain" in listed["recipes"]
     assert run(["list"]) == 0
-    assert "124,439,808" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert all(f"{parameters:,}" in table for parameters in published.values())
 
 
 def test_train_mistakes_leave_nothing_behind(capsys, tmp_path, text_file):

@@ -1,6 +1,6 @@
 """BERT (Devlin et al. 2019): a post-norm bidirectional transformer, its pretraining heads, and heads for tasks."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -46,9 +46,7 @@ class BERTBackbone(ZooModel):
         self.position_embedding = PositionEmbedding(
             c.max_length, c.width, c.stddev, name="position_embedding", **common
         )
-        self.segment_embedding = SegmentEmbedding(
-            c.num_segments, c.width, c.stddev, name="segment_embedding", **common
-        )
+        self.segment_embedding = SegmentEmbedding(c.num_segments, c.width, c.stddev, name="segment_embedding", **common)
         self.embedding_norm = keras.layers.LayerNormalization(epsilon=c.epsilon, name="embedding_norm", **common)
         self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **common)
         self.transformer = TransformerStack(
@@ -86,7 +84,8 @@ class BERTBackbone(ZooModel):
 
         Args:
             inputs: `token_ids` (batch, tokens); where there is padding `padding_mask`, 1 for real tokens; for pairs
-                `segment_ids`, which are 0 where not given; `positions` where they do not count up from 0.
+                `segment_ids`, which are 0 where not given; `positions` where they do not count up from 0;
+                `token_vectors` (batch, tokens, width) in place of what the table holds for `token_ids`.
             return_weights: return the attention weights too.
         """
         token_ids = inputs["token_ids"]
@@ -95,7 +94,9 @@ class BERTBackbone(ZooModel):
             positions = ops.arange(ops.shape(token_ids)[1], dtype="int32")
         if segments is None:
             segments = ops.zeros_like(token_ids)
-        x = self.token_embedding(token_ids) + self.segment_embedding(segments) + self.position_embedding(positions)
+        vectors = inputs.get("token_vectors")
+        vectors = self.token_embedding(token_ids) if vectors is None else vectors
+        x = vectors + self.segment_embedding(segments) + self.position_embedding(positions)
         x = self.dropout(self.embedding_norm(x), training=training)
         x = self.transformer(
             x, padding_mask=inputs.get("padding_mask"), return_weights=return_weights, training=training
@@ -137,8 +138,8 @@ class BERTMaskedLM(_BERTTask):
     predict. Returns `"logits"` (batch, tokens or masked, vocabulary_size), float32.
     """
 
-    tasks = ("masked_lm",)
-    output_names = ("logits",)
+    tasks: ClassVar[tuple[str, ...]] = ("masked_lm",)
+    output_names: tuple[str, ...] = ("logits",)
 
     def __init__(
         self, config: BERTConfig | dict, pooler: bool = False, name: str = "bert_masked_lm", **kwargs: Any
@@ -298,9 +299,7 @@ class MaskedTokenHead(keras.layers.Layer):
         self.rows = config.vocabulary_size
         self.transform = _dense(config.width, config.stddev, "transform", self.dtype_policy.name)
         self.activation = ACTIVATIONS[config.activation]
-        self.norm = keras.layers.LayerNormalization(
-            epsilon=config.epsilon, name="norm", dtype=self.dtype_policy.name
-        )
+        self.norm = keras.layers.LayerNormalization(epsilon=config.epsilon, name="norm", dtype=self.dtype_policy.name)
 
     def build(self, x_shape: Any) -> None:
         self.transform.build(x_shape)

@@ -1,6 +1,7 @@
 """CLIP's configuration and its named sizes (Radford et al. 2021, table 20)."""
 
 import dataclasses
+from typing import Any
 
 from zoo.config import Config, setting
 from zoo.errors import UserError
@@ -35,6 +36,12 @@ def _text(width: int = 512, num_heads: int = 8) -> GPTConfig:
     )
 
 
+_VISION, _TEXT = _vision(32), _text()
+
+
+_VISION, _TEXT = _vision(32), _text()
+
+
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig(Config):
     """Two encoders and the projections that take them to one space.
@@ -50,8 +57,8 @@ class CLIPConfig(Config):
         initial_temperature: what fresh logits are divided by; None for 0.07 (softmax) or 0.1 (sigmoid).
     """
 
-    vision: ViTConfig = setting(_vision(32))
-    text: GPTConfig = setting(_text())
+    vision: ViTConfig = _VISION
+    text: GPTConfig = _TEXT
     projection_width: int = setting(512, low=1, high=100_000)
     end_token: int | None = setting(49407, low=0, high=10_000_000)
     loss: str = setting("softmax", choices=("softmax", "sigmoid"))
@@ -78,6 +85,11 @@ class CLIPConfig(Config):
         return self.text.max_length
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of an image, in pixels."""
+        return self.vision.image_size
+
+    @property
     def temperature(self) -> float:
         """The initial temperature in force."""
         return self.initial_temperature or (0.07 if self.loss == "softmax" else 0.1)
@@ -96,6 +108,14 @@ class CLIPConfig(Config):
         text = stack_flops(t.max_length, t.depth, t.width, t.inner_width)
         # The last one is the similarity of the two.
         return vision + text + dense_flops(1, v.width + t.width + 1, self.projection_width)
+
+    def make_preprocessing(self) -> Any:
+        """As the published checkpoints do it; None where images are no colour pictures."""
+        from zoo.image import Preprocessing
+
+        if self.vision.channels != 3:
+            return None
+        return Preprocessing.for_clip(min(self.vision.image_size)).with_output_size(*self.vision.image_size)
 
 
 PRESETS: dict[str, CLIPConfig] = {

@@ -101,7 +101,7 @@ class CLIPDualEncoder(ZooModel):
 
     def _encode_text(self, inputs: dict[str, Any], return_weights: bool, training: bool | None) -> dict[str, Any]:
         token_ids = inputs["token_ids"]
-        texts = {"token_ids": token_ids, "padding_mask": inputs.get("padding_mask")}
+        texts = {name: inputs.get(name) for name in ("token_ids", "padding_mask", "token_vectors")}
         outputs = self.text(texts, return_weights=return_weights, training=training)
         end = self.config.end_token
         marks = token_ids if end is None else ops.cast(ops.equal(token_ids, end), "int32")

@@ -72,7 +72,8 @@ class GPTBackbone(ZooModel):
         Args:
             inputs: `token_ids` (batch, tokens); where there is padding `padding_mask`, 1 for real tokens: (batch,
                 tokens), or over all slots of the cache where one is given; `positions` (batch, tokens) where they
-                do not count up from 0, or from `cache_index`.
+                do not count up from 0, or from `cache_index`; `token_vectors` (batch, tokens, width) in place of
+                what the table holds for `token_ids`.
             cache: one `zoo.layers.empty_cache` a block; see `MultiHeadAttention.call`.
             cache_index: int32 scalar, the slots filled so far.
             return_weights: return the attention weights too.
@@ -82,7 +83,9 @@ class GPTBackbone(ZooModel):
         if positions is None:
             positions = ops.arange(ops.shape(token_ids)[1], dtype="int32")
             positions = positions if cache_index is None else positions + cache_index
-        x = self.token_embedding(token_ids) + self.position_embedding(positions)
+        vectors = inputs.get("token_vectors")
+        vectors = self.token_embedding(token_ids) if vectors is None else vectors
+        x = vectors + self.position_embedding(positions)
         x = self.dropout(x, training=training)
         x = self.transformer(
             x,
@@ -184,7 +187,7 @@ class GPTClassifier(ZooModel):
 
 @keras.saving.register_keras_serializable("zoo")
 class GPTEmbedder(ZooModel):
-    """One vector a text: the last real token's, or the mean over the real tokens, divided by its length if so configured.
+    """One vector a text: the last real token's, or the mean of the real tokens, divided by its length if so configured.
 
     Takes what `GPTBackbone` does, without a cache, and returns `{"embedding": (batch, width)}`, float32.
     """

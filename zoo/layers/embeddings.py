@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 
-class _Lookup(keras.layers.Layer):
+class _Table(keras.layers.Layer):
     """A table of `rows` learned rows of `width` numbers, drawn from a normal distribution of deviation `stddev`."""
 
     def __init__(self, rows: int, width: int, stddev: float, **kwargs: Any) -> None:
@@ -18,6 +18,10 @@ class _Lookup(keras.layers.Layer):
         normal = keras.initializers.RandomNormal(stddev=self.stddev)
         # Never autocast: the logits need the table itself, and a lookup casts just the rows that it takes.
         self.table = self.add_weight(shape=(self.rows, self.width), initializer=normal, autocast=False, name="table")
+
+
+class _Lookup(_Table):
+    """The rows for ids."""
 
     def call(self, ids: Any) -> Any:
         # Under MirroredStrategy Keras builds a model with the mean of the replicas' ids, which is float32.
@@ -83,7 +87,7 @@ class SegmentEmbedding(_Lookup):
 
 
 @keras.saving.register_keras_serializable("zoo")
-class GridPositionEmbedding(_Lookup):
+class GridPositionEmbedding(_Table):
     """A learned row for each patch of a grid, after the row of a class token (Dosovitskiy et al. 2021, section 3.1).
 
     Args:

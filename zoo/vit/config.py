@@ -1,6 +1,7 @@
 """ViT's configuration and its named sizes (Dosovitskiy et al. 2021, table 1; Touvron et al. 2021, table 1)."""
 
 import dataclasses
+from typing import Any
 
 from zoo.config import Config, setting
 from zoo.errors import UserError
@@ -90,6 +91,12 @@ class ViTConfig(Config):
         patches = dense_flops(self.tokens - 1, self.channels * self.patch_size**2, self.width)
         stack = stack_flops(self.tokens, self.depth, self.width, self.inner_width)
         return patches + stack + dense_flops(1, self.width, self.num_classes)
+
+    def make_preprocessing(self) -> Any:
+        """As the published checkpoints do it; None where images are no colour pictures."""
+        from zoo.image import Preprocessing
+
+        return Preprocessing.for_vit(*self.image_size) if self.channels == 3 else None
 
 
 def _size(width: int, depth: int, patch_size: int, image_size: int = 224) -> ViTConfig:

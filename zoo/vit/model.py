@@ -57,9 +57,7 @@ class ViTBackbone(ZooModel):
         self.patch_embedding = PatchEmbedding(
             c.patch_size, c.width, bias=c.patch_bias, stddev=c.stddev, name="patch_embedding", **common
         )
-        self.position_embedding = GridPositionEmbedding(
-            c.grid, c.width, c.stddev, name="position_embedding", **common
-        )
+        self.position_embedding = GridPositionEmbedding(c.grid, c.width, c.stddev, name="position_embedding", **common)
         self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **common)
         self.embedding_norm: Any = None
         if c.embedding_norm:
@@ -122,8 +120,8 @@ class ViTBackbone(ZooModel):
 
 @keras.saving.register_keras_serializable("zoo")
 class ViTClassifier(ZooModel):
-    """Class logits of an image, from the class token (Dosovitskiy et al. 2021, section 3.1); also the objective that ViT
-    is pretrained with.
+    """Class logits of an image, from the class token (Dosovitskiy et al. 2021, section 3.1); also the objective that
+    ViT is pretrained with.
 
     Takes what `ViTBackbone` does and returns `{"logits": (batch, num_classes)}`, float32.
     """

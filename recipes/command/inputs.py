@@ -1,0 +1,71 @@
+"""What `zoo predict` and `zoo embed` are asked about: words on the command line, files, or standard input."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from zoo.errors import UserError
+from zoo.text.tokenizer import without_surrogates
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+
+
+def read_texts(inputs: Sequence[str], file: Path | None) -> Iterator[str]:
+    """The texts: each word of the command line, - for the lines of standard input, and the lines of a file.
+
+    Raises:
+        UserError: there is none at all, or the file cannot be read.
+    """
+    if not inputs and file is None:
+        raise UserError("nothing to read: give a text, --file with one on each line, or - for standard input")
+    for text in inputs:
+        yield from _lines(sys.stdin.buffer) if text == "-" else [without_surrogates(text)]
+    if file is not None:
+        try:
+            with file.open("rb") as lines:
+                yield from _lines(lines)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def find_images(inputs: Sequence[str], file: Path | None) -> Iterator[Path]:
+    """The image files: each path, those in a folder and the folders below it, in order; - for paths on the lines of
+    standard input.
+
+    Raises:
+        UserError: there is none at all, or a path is not there.
+    """
+    for name in read_texts(inputs, file):
+        path = Path(name)
+        if not path.is_dir():
+            if not path.is_file():
+                raise UserError(f"{path}: there is no such file")
+            yield path
+            continue
+        found = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+        if not found:
+            raise UserError(f"{path}: holds no image ({', '.join(SUFFIXES)})")
+        yield from found
+
+
+def in_batches(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of `size` items, the last of what is left.
+
+    Raises:
+        UserError: `size` is below 1.
+    """
+    if size < 1:
+        raise UserError(f"--batch-size is {size}, and must be at least 1")
+    batch: list = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _lines(file: Iterable[bytes]) -> Iterator[str]:
+    for line in file:
+        yield line.decode("utf-8", "replace").rstrip("\r\n")

@@ -1,0 +1,256 @@
+"""What a model says of texts and images, in words: from strings and pictures to its inputs, from its outputs back."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.errors import UserError
+from zoo.image import preprocess, read_image
+from zoo.text import END_OF_TEXT
+
+Record = dict[str, Any]
+
+CANDIDATES = 5  # classes or tokens that are named
+LONGEST_ANSWER = 30  # tokens
+
+
+def model_inputs(
+    model: Any,
+    texts: Sequence[str] | None = None,
+    pairs: Sequence[str] | None = None,
+    images: Sequence[str | Path | bytes | np.ndarray] | None = None,
+    offsets: bool = False,
+) -> dict[str, np.ndarray]:
+    """What a model takes, from what people have.
+
+    Args:
+        model: a `ZooModel`.
+        texts: one string a row, for a model that reads.
+        pairs: for each text a second one, read together with it.
+        images: files, their bytes, or uint8 arrays (height, width, 3), for a model that sees.
+        offsets: add `offsets` and `sequence_ids`, as `Tokenizer.prepare` makes them.
+
+    Returns:
+        The inputs by name, with a batch axis. Texts too long are cut at the end, the longer of a pair first.
+
+    Raises:
+        UserError: the model takes other things than those given, or has no tokenizer, or a file is no image.
+    """
+    inputs: dict[str, np.ndarray] = {}
+    names = {spec.name for spec in model.input_specs}
+    for given, name, what in ((texts, "token_ids", "texts"), (images, "images", "images")):
+        if given is not None and name not in names:
+            raise UserError(f"a {model.family} model for {model.task!r} takes no {what}")
+    if texts is not None:
+        tokenizer = model.tokenizer
+        if tokenizer is None:
+            raise UserError(f"the {model.family} model has no tokenizer: its directory holds none, so it reads no text")
+        if tokenizer.kind in ("bpe", "char"):  # without special tokens an empty text would be no token at all
+            texts = [text or END_OF_TEXT for text in texts]
+        inputs = tokenizer.prepare(texts, pairs, max_length=model.config.max_length, offsets=offsets)
+    if images is not None:
+        if model.preprocessing is None:
+            raise UserError(f"the {model.family} model has no preprocessing for images of colour")
+        pictures = [image if isinstance(image, np.ndarray) else read_image(image) for image in images]
+        inputs["images"] = preprocess(pictures, model.preprocessing)
+    return {name: value for name, value in inputs.items() if name in names or name in ("offsets", "sequence_ids")}
+
+
+class Predictor:
+    """Answers in the terms of the model's task. One record a text, pair or image:
+
+    - "classify": `label`, `probability`, and the best five of `probabilities`.
+    - "tag": `entities`, each with `label`, `text`, `start`, `end` (characters), `probability`; labels that begin with
+      B- and I- are joined as they mean, and "O" is left out.
+    - "answer" (a question and its context): `answer`, `start`, `end` (characters of the context), `score`.
+    - "masked_lm": for each mask in the text `start` (character) and the best five of `tokens`.
+    - "generate": the best five of `tokens` to come next.
+    - "contrast" (images, and labels to choose from): as "classify".
+
+    Args:
+        model: a `ZooModel` with what it needs to read or see.
+        labels: for "contrast", what an image may show; a text each.
+        template: what is said of a label to the text tower, with {} for it.
+
+    Raises:
+        UserError: the task answers nothing, or labels are missing or not wanted.
+    """
+
+    def __init__(self, model: Any, labels: Sequence[str] = (), template: str = "a photo of {}.") -> None:
+        answers: dict[str, Callable[..., list[Record]]] = {
+            "classify": self._classify,
+            "tag": self._tag,
+            "answer": self._answer,
+            "masked_lm": self._fill,
+            "generate": self._continue,
+            "contrast": self._choose,
+        }
+        if model.task not in answers:
+            raise UserError(
+                f"a {model.family} model for {model.task!r} gives no answer in words: zoo embed gives vectors"
+            )
+        if (model.task == "contrast") != bool(labels):
+            raise UserError(
+                "labels to choose from are for CLIP, and it needs them" if not labels else "takes no labels"
+            )
+        self.model, self.labels, self.template = model, list(labels), template
+        self._answers = answers[model.task]
+        self._texts: Any = None
+
+    def predict(self, items: Sequence[Any], pairs: Sequence[str] | None = None) -> list[Record]:
+        """A record for each text, pair of texts, or image.
+
+        Raises:
+            UserError: an item is not what the model takes; a question comes without its context; a text has no mask.
+        """
+        if not items:
+            return []
+        if self.model.task == "answer" and pairs is None:
+            raise UserError("a question needs the text that holds its answer: give it as its pair")
+        return self._answers(items, pairs)
+
+    def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        from keras import ops
+
+        names = {spec.name for spec in self.model.input_specs}
+        outputs = self.model({name: value for name, value in inputs.items() if name in names}, training=False)
+        return {name: ops.convert_to_numpy(outputs[name]) for name in self.model.output_names}
+
+    def _read(self, items: Sequence[Any], pairs: Sequence[str] | None, offsets: bool = False) -> dict[str, np.ndarray]:
+        sees = any(spec.name == "images" for spec in self.model.input_specs)
+        return model_inputs(self.model, None if sees else items, pairs, items if sees else None, offsets)
+
+    def _classify(self, items: Sequence[Any], pairs: Sequence[str] | None) -> list[Record]:
+        return [self._best(row) for row in _softmax(self._run(self._read(items, pairs))["logits"])]
+
+    def _best(self, probabilities: np.ndarray) -> Record:
+        order = np.argsort(-probabilities, kind="stable")[:CANDIDATES]
+        named = {self._label(number): float(probabilities[number]) for number in order}
+        return {"label": next(iter(named)), "probability": next(iter(named.values())), "probabilities": named}
+
+    def _label(self, number: int) -> str:
+        names = self.labels or self.model.labels
+        return names[number] if names else f"LABEL_{number}"
+
+    def _tag(self, items: Sequence[str], pairs: Sequence[str] | None) -> list[Record]:
+        inputs = self._read(items, None, offsets=True)
+        probabilities = _softmax(self._run(inputs)["logits"])
+        records: list[Record] = []
+        for row, text in enumerate(items):
+            found: list[Record] = []
+            open_label = None
+            for i in np.flatnonzero(inputs["sequence_ids"][row] == 0):
+                start, end = map(int, inputs["offsets"][row, i])
+                if self.model.tokenizer.decode([inputs["token_ids"][row, i]]).startswith("##"):
+                    # The rest of a word is what its beginning is.
+                    if open_label is not None:
+                        found[-1] |= {"end": end, "text": text[found[-1]["start"] : end]}
+                    continue
+                label = self._label(int(np.argmax(probabilities[row, i])))
+                probability = float(probabilities[row, i].max())
+                prefix, _, name = label.rpartition("-") if label[:2] in ("B-", "I-") else ("", "", label)
+                if label == "O":
+                    open_label = None
+                elif name == open_label and prefix != "B":
+                    found[-1] |= {"end": end, "text": text[found[-1]["start"] : end]}
+                    found[-1]["probability"] = min(found[-1]["probability"], probability)
+                else:
+                    entity = {"label": name, "text": text[start:end], "start": start, "end": end}
+                    found.append({**entity, "probability": probability})
+                    open_label = name
+            records.append({"entities": found})
+        return records
+
+    def _answer(self, items: Sequence[str], pairs: Sequence[str] | None) -> list[Record]:
+        inputs = self._read(items, pairs, offsets=True)
+        outputs = self._run(inputs)
+        records = []
+        for row, context in enumerate(pairs or ()):
+            places = np.flatnonzero(inputs["sequence_ids"][row] == 1)
+            if not len(places):
+                records.append({"answer": "", "start": 0, "end": 0, "score": 0.0})
+                continue
+            starts, ends = outputs["start_logits"][row, places], outputs["end_logits"][row, places]
+            scores = starts[:, None] + ends[None, :]
+            allowed = np.triu(np.ones(scores.shape, bool)) & ~np.triu(np.ones(scores.shape, bool), LONGEST_ANSWER)
+            first, last = np.unravel_index(np.argmax(np.where(allowed, scores, -np.inf)), scores.shape)
+            start, end = int(inputs["offsets"][row, places[first], 0]), int(inputs["offsets"][row, places[last], 1])
+            score = float(_softmax(starts)[first] * _softmax(ends)[last])
+            records.append({"answer": context[start:end], "start": start, "end": end, "score": score})
+        return records
+
+    def _fill(self, items: Sequence[str], pairs: Sequence[str] | None) -> list[Record]:
+        inputs = self._read(items, pairs, offsets=True)
+        mask = self.model.tokenizer.special_ids.get("mask")
+        probabilities = _softmax(self._run(inputs)["logits"])
+        records = []
+        for row, text in enumerate(items):
+            places = np.flatnonzero(inputs["token_ids"][row] == (-1 if mask is None else mask))
+            if not len(places):
+                name = self.model.tokenizer.decode([mask]) if mask is not None else "a mask token"
+                raise UserError(f"{text!r:.60} holds nothing to predict: write {name} where a token is missing")
+            masks = [
+                {"start": int(inputs["offsets"][row, i, 0]), "tokens": self._best_tokens(probabilities[row, i])}
+                for i in places
+            ]
+            records.append({"masks": masks})
+        return records
+
+    def _continue(self, items: Sequence[str], pairs: Sequence[str] | None) -> list[Record]:
+        inputs = self._read(items, None)
+        logits = self._run(inputs)["logits"]
+        last = inputs["padding_mask"].sum(axis=1) - 1
+        return [{"tokens": self._best_tokens(_softmax(row[i]))} for row, i in zip(logits, last, strict=True)]
+
+    def _best_tokens(self, probabilities: np.ndarray) -> list[Record]:
+        known = probabilities[: self.model.tokenizer.vocabulary_size]
+        order = np.argsort(-known, kind="stable")[:CANDIDATES]
+        # A list: several tokens can be written alike, such as halves of characters.
+        return [
+            {"token": self.model.tokenizer.decode([int(number)]), "probability": float(known[number])}
+            for number in order
+        ]
+
+    def _choose(self, items: Sequence[Any], pairs: Sequence[str] | None) -> list[Record]:
+        from keras import ops
+
+        if self._texts is None:
+            texts = model_inputs(self.model, texts=[self.template.replace("{}", label) for label in self.labels])
+            self._texts = self.model.encode_text(**texts)
+        images = self.model.encode_image(model_inputs(self.model, images=items)["images"])
+        logits = ops.convert_to_numpy(self.model.similarity(images, self._texts))
+        # A model trained with the sigmoid loss says of each label by itself whether it fits.
+        sigmoid = self.model.config.loss == "sigmoid"
+        return [self._best(row) for row in (1.0 / (1.0 + np.exp(-logits)) if sigmoid else _softmax(logits))]
+
+
+def embed(model: Any, items: Sequence[Any], are_images: bool) -> np.ndarray:
+    """One vector for each text or image: float32 (items, width).
+
+    Args:
+        model: for the task "embed", or a CLIP.
+        items: texts or images, as `model_inputs` takes them.
+        are_images: which.
+
+    Raises:
+        UserError: the model embeds no such thing.
+    """
+    from keras import ops
+
+    inputs = model_inputs(model, images=items) if are_images else model_inputs(model, texts=items)
+    if hasattr(model, "encode_text"):
+        vectors = model.encode_image(inputs["images"]) if are_images else model.encode_text(**inputs)
+    elif model.task == "embed":
+        vectors = model(inputs, training=False)["embedding"]
+    else:
+        raise UserError(
+            f"a {model.family} model for {model.task!r} gives no single vector: load it for the task 'embed'"
+        )
+    return ops.convert_to_numpy(vectors)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
