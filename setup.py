@@ -10,6 +10,7 @@ CORE = [
     "tensorflow>=2.21,<2.22",
     "keras>=3.15.1,<3.16",
     "numpy>=2.0,<3",
+    "pillow>=11,<14",
     "safetensors>=0.8,<0.9",
     "tokenizers>=0.23,<0.24",
     "tyro>=1.0,<2",
