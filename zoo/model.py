@@ -144,3 +144,17 @@ class ZooModel(_Model):
         model = cls(**config)
         model.build()
         return model
+
+
+class TaskModel(ZooModel):
+    """A `backbone`, which a subclass makes, and a head over it: it takes what the backbone takes."""
+
+    backbone: Any
+
+    @property
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        return self.backbone.input_specs
+
+    def fit_weight(self, name: str, value: np.ndarray, saved: Any) -> np.ndarray:
+        """As the backbone's."""
+        return self.backbone.fit_weight(name, value, saved)

@@ -13,9 +13,10 @@ from zoo.layers import (
     TokenEmbedding,
     TokenPooling,
     TransformerStack,
+    dense,
     l2_normalize,
 )
-from zoo.model import Axis, TensorSpec, ZooModel, token_specs
+from zoo.model import Axis, TaskModel, TensorSpec, ZooModel, token_specs
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -65,7 +66,7 @@ class BERTBackbone(ZooModel):
         )
         self.pooler: Any = None
         if c.pooler if pooler is None else pooler:
-            self.pooler = _dense(c.width, c.stddev, "pooler", self.dtype_policy.name, activation="tanh")
+            self.pooler = dense(c.width, c.stddev, name="pooler", dtype=self.dtype_policy.name, activation="tanh")
 
     @property
     def output_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -108,7 +109,7 @@ class BERTBackbone(ZooModel):
         return {**outputs, "attention": extras[0]} if return_weights else outputs
 
 
-class _BERTTask(ZooModel):
+class _BERTTask(TaskModel):
     """What the tasks share: a backbone, with or without its pooler, and its inputs."""
 
     family = "bert"
@@ -118,10 +119,6 @@ class _BERTTask(ZooModel):
     def __init__(self, config: BERTConfig | dict, pooler: bool | None, name: str, **kwargs: Any) -> None:
         super().__init__(config, name=name, **kwargs)
         self.backbone = BERTBackbone(self.config, pooler=pooler, dtype=self.dtype_policy.name)
-
-    @property
-    def input_specs(self) -> tuple[TensorSpec, ...]:
-        return self.backbone.input_specs
 
     def make_dropout(self) -> Any:
         """The dropout in front of a classifier."""
@@ -177,7 +174,7 @@ class BERTPretraining(BERTMaskedLM):
 
     def __init__(self, config: BERTConfig | dict, name: str = "bert_pretraining", **kwargs: Any) -> None:
         super().__init__(config, pooler=True, name=name, **kwargs)
-        self.next_sentence = _dense(2, self.config.stddev, "next_sentence", "float32")
+        self.next_sentence = dense(2, self.config.stddev, name="next_sentence", dtype="float32")
 
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:
@@ -208,7 +205,7 @@ class BERTClassifier(_BERTTask):
     def __init__(self, config: BERTConfig | dict, name: str = "bert_classifier", **kwargs: Any) -> None:
         super().__init__(config, pooler=True, name=name, **kwargs)
         self.dropout = self.make_dropout()
-        self.classifier = _dense(self.config.num_classes, self.config.stddev, "classifier", "float32")
+        self.classifier = dense(self.config.num_classes, self.config.stddev, name="classifier", dtype="float32")
 
     def call(
         self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
@@ -231,7 +228,7 @@ class BERTTagger(_BERTTask):
     def __init__(self, config: BERTConfig | dict, name: str = "bert_tagger", **kwargs: Any) -> None:
         super().__init__(config, pooler=False, name=name, **kwargs)
         self.dropout = self.make_dropout()
-        self.classifier = _dense(self.config.num_classes, self.config.stddev, "classifier", "float32")
+        self.classifier = dense(self.config.num_classes, self.config.stddev, name="classifier", dtype="float32")
 
     def call(
         self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
@@ -252,7 +249,7 @@ class BERTAnswerer(_BERTTask):
 
     def __init__(self, config: BERTConfig | dict, name: str = "bert_answerer", **kwargs: Any) -> None:
         super().__init__(config, pooler=False, name=name, **kwargs)
-        self.span = _dense(2, self.config.stddev, "span", "float32")
+        self.span = dense(2, self.config.stddev, name="span", dtype="float32")
 
     def call(
         self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
@@ -297,7 +294,7 @@ class MaskedTokenHead(keras.layers.Layer):
     def __init__(self, config: BERTConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rows = config.vocabulary_size
-        self.transform = _dense(config.width, config.stddev, "transform", self.dtype_policy.name)
+        self.transform = dense(config.width, config.stddev, name="transform", dtype=self.dtype_policy.name)
         self.activation = ACTIVATIONS[config.activation]
         self.norm = keras.layers.LayerNormalization(epsilon=config.epsilon, name="norm", dtype=self.dtype_policy.name)
 
@@ -308,8 +305,3 @@ class MaskedTokenHead(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         return self.norm(self.activation(self.transform(x)))
-
-
-def _dense(units: int, stddev: float, name: str, dtype: str, activation: str | None = None) -> Any:
-    normal = keras.initializers.RandomNormal(stddev=stddev)
-    return keras.layers.Dense(units, activation=activation, kernel_initializer=normal, dtype=dtype, name=name)

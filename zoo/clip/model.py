@@ -10,7 +10,7 @@ from keras import ops
 from zoo.clip.config import CLIPConfig
 from zoo.clip.loss import ContrastiveLoss
 from zoo.gpt.model import GPTBackbone
-from zoo.layers import TokenPooling, l2_normalize
+from zoo.layers import TokenPooling, dense, l2_normalize
 from zoo.model import TensorSpec, ZooModel
 from zoo.vit.model import ViTBackbone, interpolate_positions
 
@@ -58,9 +58,8 @@ class CLIPDualEncoder(ZooModel):
         self.contrast = ContrastiveLoss(c.loss)
 
     def _make_projection(self, inputs: int, name: str) -> Any:
-        normal = keras.initializers.RandomNormal(stddev=inputs**-0.5)
         width, dtype = self.config.projection_width, self.dtype_policy.name
-        return keras.layers.Dense(width, use_bias=False, kernel_initializer=normal, dtype=dtype, name=name)
+        return dense(width, inputs**-0.5, use_bias=False, dtype=dtype, name=name)
 
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:

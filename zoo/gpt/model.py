@@ -7,9 +7,9 @@ import keras
 from keras import ops
 
 from zoo.gpt.config import GPTConfig
-from zoo.layers import PositionEmbedding, TokenEmbedding, TokenPooling, TransformerStack, l2_normalize
+from zoo.layers import PositionEmbedding, TokenEmbedding, TokenPooling, TransformerStack, dense, l2_normalize
 from zoo.layers.attention import Cache, empty_cache
-from zoo.model import TensorSpec, ZooModel, token_specs
+from zoo.model import TaskModel, TensorSpec, ZooModel, token_specs
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -108,7 +108,7 @@ class GPTBackbone(ZooModel):
 
 
 @keras.saving.register_keras_serializable("zoo")
-class GPTLanguageModel(ZooModel):
+class GPTLanguageModel(TaskModel):
     """Logits of the next token at every position, from the embedding table turned round.
 
     Takes and returns what `GPTBackbone` does, with `"logits"` (batch, tokens, vocabulary_size), float32, in place
@@ -124,10 +124,6 @@ class GPTLanguageModel(ZooModel):
     def __init__(self, config: GPTConfig | dict, name: str = "gpt", **kwargs: Any) -> None:
         super().__init__(config, name=name, **kwargs)
         self.backbone = GPTBackbone(self.config, dtype=self.dtype_policy.name)
-
-    @property
-    def input_specs(self) -> tuple[TensorSpec, ...]:
-        return self.backbone.input_specs
 
     def call(
         self,
@@ -149,7 +145,7 @@ class GPTLanguageModel(ZooModel):
 
 
 @keras.saving.register_keras_serializable("zoo")
-class GPTClassifier(ZooModel):
+class GPTClassifier(TaskModel):
     """Class logits from the last real token (Radford et al. 2018, section 3.2).
 
     Takes what `GPTBackbone` does, without a cache, and returns `{"logits": (batch, num_classes)}`, float32.
@@ -165,17 +161,8 @@ class GPTClassifier(ZooModel):
         super().__init__(config, name=name, **kwargs)
         self.backbone = GPTBackbone(self.config, dtype=self.dtype_policy.name)
         self.pooling = TokenPooling("last", name="pooling", dtype=self.dtype_policy.name)
-        self.classifier = keras.layers.Dense(
-            self.config.num_classes,
-            use_bias=False,
-            kernel_initializer=keras.initializers.RandomNormal(stddev=self.config.stddev),
-            dtype="float32",
-            name="classifier",
-        )
-
-    @property
-    def input_specs(self) -> tuple[TensorSpec, ...]:
-        return self.backbone.input_specs
+        c = self.config
+        self.classifier = dense(c.num_classes, c.stddev, use_bias=False, dtype="float32", name="classifier")
 
     def call(
         self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
@@ -186,7 +173,7 @@ class GPTClassifier(ZooModel):
 
 
 @keras.saving.register_keras_serializable("zoo")
-class GPTEmbedder(ZooModel):
+class GPTEmbedder(TaskModel):
     """One vector a text: the last real token's, or the mean of the real tokens, divided by its length if so configured.
 
     Takes what `GPTBackbone` does, without a cache, and returns `{"embedding": (batch, width)}`, float32.
@@ -202,10 +189,6 @@ class GPTEmbedder(ZooModel):
         super().__init__(config, name=name, **kwargs)
         self.backbone = GPTBackbone(self.config, dtype=self.dtype_policy.name)
         self.pooling = TokenPooling(self.config.pooling, name="pooling", dtype="float32")
-
-    @property
-    def input_specs(self) -> tuple[TensorSpec, ...]:
-        return self.backbone.input_specs
 
     def call(
         self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None

@@ -1,6 +1,7 @@
 """The layers that every family is assembled from. They know no family."""
 
 from zoo.layers.attention import MultiHeadAttention, empty_cache
+from zoo.layers.dense import dense
 from zoo.layers.embeddings import (
     GridPositionEmbedding,
     PatchEmbedding,
@@ -25,6 +26,7 @@ __all__ = [
     "TokenPooling",
     "TransformerBlock",
     "TransformerStack",
+    "dense",
     "empty_cache",
     "grid_interpolation",
     "l2_normalize",

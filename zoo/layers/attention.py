@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from zoo.layers.dense import dense
+
 # Added to the scores of keys that may not be seen. Finite, so that a row with no visible key stays finite (it
 # attends evenly), and two of them added up stay inside float32.
 HIDDEN = -1e9
@@ -59,19 +61,14 @@ class MultiHeadAttention(keras.layers.Layer):
             raise ValueError("causal attention orders one sequence: it cannot be cross attention too")
         self.width, self.num_heads, self.head_dim = width, num_heads, width // num_heads
         self.causal, self.cross = causal, cross
-        normal = keras.initializers.RandomNormal
         common = {"dtype": self.dtype_policy.name}
         if cross:
-            self.query = keras.layers.Dense(width, kernel_initializer=normal(stddev=stddev), name="query", **common)
-            self.key_value = keras.layers.Dense(
-                2 * width, kernel_initializer=normal(stddev=stddev), name="key_value", **common
-            )
+            self.query = dense(width, stddev, name="query", **common)
+            self.key_value = dense(2 * width, stddev, name="key_value", **common)
         else:
-            self.qkv = keras.layers.Dense(3 * width, kernel_initializer=normal(stddev=stddev), name="qkv", **common)
+            self.qkv = dense(3 * width, stddev, name="qkv", **common)
         self.dropout = keras.layers.Dropout(dropout, name="dropout", **common)
-        self.output_projection = keras.layers.Dense(
-            width, kernel_initializer=normal(stddev=output_stddev or stddev), name="output", **common
-        )
+        self.output_projection = dense(width, output_stddev or stddev, name="output", **common)
 
     def build(self, x_shape: Any, context_shape: Any = None) -> None:
         if self.cross:

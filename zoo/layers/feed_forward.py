@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from zoo.layers.dense import dense
+
 
 def gelu(x: Any) -> Any:
     """x * Phi(x) (Hendrycks and Gimpel 2016), written with erf: `ops.gelu` becomes Erfc, which no ONNX runtime has."""
@@ -59,13 +61,9 @@ class FeedForward(keras.layers.Layer):
         if activation not in ACTIVATIONS:
             raise ValueError(f"unknown activation {activation!r}: known are {', '.join(ACTIVATIONS)}")
         self.activation = ACTIVATIONS[activation]
-        normal = keras.initializers.RandomNormal
-        self.up = keras.layers.Dense(
-            mlp_width, kernel_initializer=normal(stddev=stddev), dtype=self.dtype_policy.name, name="up"
-        )
-        self.down = keras.layers.Dense(
-            width, kernel_initializer=normal(stddev=output_stddev or stddev), dtype=self.dtype_policy.name, name="down"
-        )
+        dtype = self.dtype_policy.name
+        self.up = dense(mlp_width, stddev, dtype=dtype, name="up")
+        self.down = dense(width, output_stddev or stddev, dtype=dtype, name="down")
 
     def build(self, input_shape: Any) -> None:
         self.up.build(input_shape)

@@ -10,10 +10,11 @@ from zoo.layers import (
     PatchEmbedding,
     TokenPooling,
     TransformerStack,
+    dense,
     grid_interpolation,
     l2_normalize,
 )
-from zoo.model import TensorSpec, ZooModel, image_spec
+from zoo.model import TaskModel, TensorSpec, ZooModel, image_spec
 from zoo.vit.config import ViTConfig
 
 
@@ -78,7 +79,7 @@ class ViTBackbone(ZooModel):
         self.final_norm = keras.layers.LayerNormalization(epsilon=c.epsilon, name="final_norm", **common)
         self.pooler: Any = None
         if c.pooler if pooler is None else pooler:
-            self.pooler = _dense(c.width, c.stddev, "pooler", self.dtype_policy.name, activation="tanh")
+            self.pooler = dense(c.width, c.stddev, name="pooler", dtype=self.dtype_policy.name, activation="tanh")
 
     @property
     def output_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -119,7 +120,7 @@ class ViTBackbone(ZooModel):
 
 
 @keras.saving.register_keras_serializable("zoo")
-class ViTClassifier(ZooModel):
+class ViTClassifier(TaskModel):
     """Class logits of an image, from the class token (Dosovitskiy et al. 2021, section 3.1); also the objective that
     ViT is pretrained with.
 
@@ -135,15 +136,7 @@ class ViTClassifier(ZooModel):
     def __init__(self, config: ViTConfig | dict, name: str = "vit_classifier", **kwargs: Any) -> None:
         super().__init__(config, name=name, **kwargs)
         self.backbone = ViTBackbone(self.config, pooler=False, dtype=self.dtype_policy.name)
-        self.classifier = _dense(self.config.num_classes, self.config.stddev, "classifier", "float32")
-
-    @property
-    def input_specs(self) -> tuple[TensorSpec, ...]:
-        return self.backbone.input_specs
-
-    def fit_weight(self, name: str, value: np.ndarray, saved: ViTConfig) -> np.ndarray:
-        """As `ViTBackbone.fit_weight`."""
-        return self.backbone.fit_weight(name, value, saved)
+        self.classifier = dense(self.config.num_classes, self.config.stddev, name="classifier", dtype="float32")
 
     def call(
         self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
@@ -153,7 +146,7 @@ class ViTClassifier(ZooModel):
 
 
 @keras.saving.register_keras_serializable("zoo")
-class ViTEmbedder(ZooModel):
+class ViTEmbedder(TaskModel):
     """One vector an image: the class token's, or the mean of the patches, divided by its length if so configured.
 
     Takes what `ViTBackbone` does and returns `{"embedding": (batch, width)}`, float32. The pooler has no part in it; it
@@ -173,14 +166,6 @@ class ViTEmbedder(ZooModel):
             self.backbone.pooler.trainable = False
         self.pooling = TokenPooling(self.config.pooling, name="pooling", dtype="float32")
 
-    @property
-    def input_specs(self) -> tuple[TensorSpec, ...]:
-        return self.backbone.input_specs
-
-    def fit_weight(self, name: str, value: np.ndarray, saved: ViTConfig) -> np.ndarray:
-        """As `ViTBackbone.fit_weight`."""
-        return self.backbone.fit_weight(name, value, saved)
-
     def call(
         self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
     ) -> dict[str, Any]:
@@ -189,8 +174,3 @@ class ViTEmbedder(ZooModel):
         sequence = outputs.pop("sequence")
         pooled = self.pooling(sequence if self.config.pooling == "first" else sequence[:, 1:])
         return {"embedding": l2_normalize(pooled) if self.config.normalize else pooled, **outputs}
-
-
-def _dense(units: int, stddev: float, name: str, dtype: str, activation: str | None = None) -> Any:
-    normal = keras.initializers.RandomNormal(stddev=stddev)
-    return keras.layers.Dense(units, activation=activation, kernel_initializer=normal, dtype=dtype, name=name)
