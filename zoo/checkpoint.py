@@ -112,6 +112,7 @@ ACTIVATIONS = (
     ("gelu_new", "gelu_tanh"),
     ("gelu_pytorch_tanh", "gelu_tanh"),
     ("gelu_fast", "gelu_tanh"),
+    ("gelu", "gelu"),
     ("gelu_python", "gelu"),
 )
 
@@ -171,9 +172,9 @@ class Layout:
                 return weight, [each.replace("{i}", (match.groups() or ("",))[0]) for each in weight.theirs]
         raise KeyError(f"{name} is in no row of the table of {self.model_type}")
 
-    def is_known(self, name: str) -> bool:
-        """Whether a tensor with this canonical name is in the table, for whichever task."""
-        return self._known.fullmatch(name) is not None
+    def is_of_a_head(self, name: str) -> bool:
+        """Whether a tensor that one task does not want is another's: what is numbered belongs to all."""
+        return any(name in weight.theirs for weight in self.weights)
 
     def write_weights(self, named: Mapping[str, np.ndarray], bare: bool) -> dict[str, np.ndarray]:
         """Their tensors for our named weights; of a bare backbone the names have no prefix.
@@ -203,7 +204,7 @@ class TranslatedTensors:
 
     Attributes:
         missing: for our weights that are not there, what of theirs is missing.
-        unexpected: names of theirs that the family does not have.
+        unexpected: names of theirs that the family does not have, or not so many of.
 
     Raises:
         UserError: two tensors stand for the same weight, or tied ones are not equal.
@@ -213,15 +214,20 @@ class TranslatedTensors:
         self._tensors = tensors
         self._rows: dict[str, tuple[Transform, list[str]]] = {}
         self.missing: dict[str, list[str]] = {}
-        present = _canonical_names(layout, tensors)
-        self.unexpected = [old for name, old in present.items() if not layout.is_known(name)]
+        present, used = _canonical_names(layout, tensors), set[str]()
         for name in wanted:
-            weight, theirs = layout.weight_for(name)
+            try:
+                weight, theirs = layout.weight_for(name)
+            except KeyError:  # theirs never has it
+                self.missing[name] = [name]
+                continue
             absent = [each for each in theirs if each not in present]
             if absent:
                 self.missing[name] = absent
             else:
                 self._rows[name] = weight.transform, [present[each] for each in theirs]
+            used.update(theirs)
+        self.unexpected = [old for name, old in present.items() if name not in used and not layout.is_of_a_head(name)]
 
     def misfit(self, name: str, shape: Shape) -> str | None:
         """What is wrong with the shape of what one of our weights is made of; None where it fits."""

@@ -102,8 +102,9 @@ def _read_labels(directory: Path, config: Any) -> tuple[str, ...] | None:
         labels = tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    if len(labels) != config.num_classes:
-        raise UserError(f"{path}: {len(labels)} names for {config.num_classes} classes: one is needed on each line")
+    classes = getattr(config, "num_classes", 0)
+    if len(labels) != classes:
+        raise UserError(f"{path}: {len(labels)} names for {classes} classes: one is needed on each line")
     return labels
 
 

@@ -13,10 +13,13 @@ from zoo.errors import UserError
 logger = logging.getLogger("zoo")
 
 Score = Callable[[dict[str, Any]], Any]
+Lines = dict[str, tuple[np.ndarray, np.ndarray]]  # by the input's name, from where to where it is moved
 
-POINTS = 9  # of the quadrature on each piece of the path; also the batch of one call
-# Attributions that cancel each other cannot be held to their small sum: their own size times this counts as well.
+POINTS = 9  # of the quadrature on each piece of the line
+# A difference that is small because the score rises and falls again cannot be held to itself alone: this part of all
+# that it rises and falls counts as well; and so does what float32 cannot tell apart.
 CANCELLATION = 0.01
+ROUNDING = 1e-6
 
 
 def attention_rollout(weights: Sequence[Any], padding_mask: Any = None) -> np.ndarray:
@@ -87,21 +90,23 @@ def integrated_gradients(
     baselines: dict[str, np.ndarray],
     tolerance: float = 0.01,
     max_evaluations: int = 2048,
+    batch_size: int = POINTS,
 ) -> Attribution:
     """Attribute a score to its inputs (Sundararajan, Taly and Yan 2017, equation 1).
 
     An attribution is an input's distance from its baseline times the gradient's mean over the straight line between
-    them. Their sum is the difference of the scores at its ends (proposition 1, completeness), which holds on each piece
-    of the line as well, and so tells where the quadrature is too coarse: the piece that is furthest off is halved until
-    what all pieces miss is within the tolerance.
+    them. Their sum is the difference of the scores at its ends (proposition 1, completeness). That holds up to each
+    point of the line as well, and so tells where the quadrature is too coarse: the piece that is furthest off is halved
+    until what all pieces miss is within the tolerance.
 
     Args:
         score: from inputs with a batch axis to (batch,), differentiable; each row for itself.
         inputs: what `score` takes, a batch of one.
         baselines: for the inputs that are to be moved, where they begin; of the same shape, float. The others stay.
-        tolerance: the most that may be missed, as a fraction of the difference. Where this is below a hundredth of what
-            the attributions, regardless of their signs, add up to, that counts instead.
+        tolerance: the most that may be missed, as a fraction of the difference; or of a hundredth of all that the score
+            rises and falls along the line, where that is more; beyond what float32 rounds off.
         max_evaluations: where to stop, with a warning.
+        batch_size: points at a time, which memory grows with; it does not change the result.
 
     Raises:
         UserError: the score is not finite.
@@ -109,24 +114,25 @@ def integrated_gradients(
     lines = {
         name: (np.asarray(baselines[name], np.float32), np.asarray(inputs[name], np.float32)) for name in baselines
     }
-    held = {name: np.repeat(value, POINTS, axis=0) for name, value in inputs.items() if name not in baselines}
+    held = {name: value for name, value in inputs.items() if name not in baselines}
 
-    whole = _integrate(score, lines, held, 0.0, 1.0)
+    def integrate(start: float, end: float) -> _Piece:
+        return _integrate(score, lines, held, start, end, batch_size)
+
+    whole = integrate(0.0, 1.0)
     difference = whole.last - whole.first
     pieces, evaluations = [whole], POINTS
     totals = {name: values.astype(np.float64) for name, values in whole.attributions.items()}
     while True:
-        size = sum(np.abs(values).sum() for values in totals.values())
-        missed = sum(abs(piece.gap) for piece in pieces)
-        complete = bool(missed <= tolerance * max(abs(difference), CANCELLATION * size))
+        size = sum(np.abs(values).sum() for values in totals.values()) + abs(whole.first) + abs(whole.last)
+        varied = max(abs(difference), CANCELLATION * sum(piece.variation for piece in pieces))
+        missed = sum(piece.gap for piece in pieces)
+        complete = bool(missed <= tolerance * varied + ROUNDING * size)
         if complete or evaluations + 2 * POINTS > max_evaluations:
             break
-        worst = max(pieces, key=lambda piece: abs(piece.gap))
+        worst = max(pieces, key=lambda piece: piece.gap)
         middle = (worst.start + worst.end) / 2
-        halves = [
-            _integrate(score, lines, held, worst.start, middle),
-            _integrate(score, lines, held, middle, worst.end),
-        ]
+        halves = [integrate(worst.start, middle), integrate(middle, worst.end)]
         pieces = [piece for piece in pieces if piece is not worst] + halves
         evaluations += 2 * POINTS
         for name in totals:
@@ -168,49 +174,68 @@ def neutral_baselines(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np
 
 @dataclasses.dataclass(frozen=True)
 class _Piece:
-    """The integral over a piece of the line, as fractions of it from the baseline, and the scores at its ends."""
+    """The integral over a piece of the line between two fractions of it, the scores at its ends, and all that the score
+    rises and falls between them.
+
+    `gap` is the most by which the integral from its start to any point of the quadrature misses the change of the
+    score: between two ends that are alike much can rise and fall.
+    """
 
     start: float
     end: float
     attributions: dict[str, np.ndarray]
     first: float
     last: float
-
-    @property
-    def gap(self) -> float:
-        total = sum(values.sum(dtype=np.float64) for values in self.attributions.values())
-        return float(total - (self.last - self.first))
+    variation: float
+    gap: float
 
 
-def _lobatto(points: int) -> tuple[np.ndarray, np.ndarray]:
-    """The places and weights of the Gauss-Lobatto quadrature on 0 to 1: both ends are among its places, so that the
-    scores there come at no price (Abramowitz and Stegun 1964, 25.4.32)."""
-    polynomial = np.polynomial.legendre.Legendre.basis(points - 1)
-    places = np.concatenate([[-1.0], np.sort(polynomial.deriv().roots().real), [1.0]])
-    weights = 2.0 / (points * (points - 1) * polynomial(places) ** 2)
-    return (places + 1) / 2, weights / 2
+def _quadrature(points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Lobatto quadrature on 0 to 1 (Abramowitz and Stegun 1964, 25.4.32), which has both ends among its places.
+
+    Returns:
+        the places (points,), and for the integral from 0 to each of them a row of weights (points, points).
+    """
+    polynomials = [np.polynomial.legendre.Legendre.basis(degree, domain=[0, 1]) for degree in range(points)]
+    places = np.concatenate([[0.0], np.sort(polynomials[-1].deriv().roots().real), [1.0]])
+    values = np.stack([polynomial(places) for polynomial in polynomials], axis=1)
+    integrals = np.stack([polynomial.integ(lbnd=0)(places) for polynomial in polynomials], axis=1)
+    return places, integrals @ np.linalg.inv(values)
 
 
-def _integrate(
-    score: Score, lines: dict[str, tuple[np.ndarray, np.ndarray]], held: dict[str, np.ndarray], start: float, end: float
-) -> _Piece:
-    places, weights = _lobatto(POINTS)
-    places = start + (end - start) * places
-    moved = {}
-    for name, (baseline, value) in lines.items():
-        along = places.reshape(-1, *[1] * (value.ndim - 1)).astype(np.float32)
-        moved[name] = tf.constant(baseline + along * (value - baseline))
-    with tf.GradientTape() as tape:
-        tape.watch(moved)
-        scores = score({**held, **moved})
-    gradients = tape.gradient(scores, moved, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    scores = scores.numpy()
+def _integrate(score: Score, lines: Lines, held: dict[str, Any], start: float, end: float, batch_size: int) -> _Piece:
+    places, weights = _quadrature(POINTS)
+    along = start + (end - start) * places
+    scores, slopes = np.zeros(POINTS), np.zeros(POINTS)
+    sums = {name: np.zeros(value.shape[1:]) for name, (_, value) in lines.items()}
+    for first in range(0, POINTS, batch_size):
+        rows = slice(first, first + batch_size)
+        scores[rows], gradients = _differentiate(score, lines, held, along[rows])
+        for name, (baseline, value) in lines.items():
+            steps = gradients[name] * ((value - baseline) * np.float32(end - start))
+            slopes[rows] += steps.reshape(len(steps), -1).sum(axis=1, dtype=np.float64)
+            sums[name] += np.tensordot(weights[-1, rows], steps, 1)
     if not np.isfinite(scores).all():
         raise UserError(
             "the model's output is not finite on the way from the baseline to the input: nothing explains it"
         )
-    attributions = {
-        name: (value - baseline) * (end - start) * np.tensordot(weights, gradients[name].numpy(), 1)[None]
-        for name, (baseline, value) in lines.items()
-    }
-    return _Piece(start, end, {k: v.astype(np.float32) for k, v in attributions.items()}, *map(float, scores[[0, -1]]))
+    gap = np.abs(weights @ slopes - (scores - scores[0])).max()
+    attributions = {name: values[None].astype(np.float32) for name, values in sums.items()}
+    variation = np.abs(np.diff(scores)).sum()
+    return _Piece(start, end, attributions, float(scores[0]), float(scores[-1]), float(variation), float(gap))
+
+
+def _differentiate(
+    score: Score, lines: Lines, held: dict[str, Any], along: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The scores (points,) at these fractions of the lines, and their gradients (points, ...) by input."""
+    moved = {}
+    for name, (baseline, value) in lines.items():
+        fractions = along.reshape(-1, *[1] * (value.ndim - 1)).astype(np.float32)
+        moved[name] = tf.constant(baseline + fractions * (value - baseline))
+    repeated = {name: np.repeat(value, len(along), axis=0) for name, value in held.items()}
+    with tf.GradientTape(watch_accessed_variables=False) as tape:  # what weights' gradients need would be kept as well
+        tape.watch(moved)
+        scores = score({**repeated, **moved})
+    gradients = tape.gradient(scores, moved, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return scores.numpy(), {name: gradient.numpy() for name, gradient in gradients.items()}

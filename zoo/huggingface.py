@@ -88,7 +88,7 @@ def read_settings(
         names_given = record.get("architectures")
         first = names_given[0] if isinstance(names_given, list) and names_given else None
         task = layout.architectures.get(first) if isinstance(first, str) else family.main_task
-    elif task not in family.tasks:
+    elif not isinstance(task, str) or task not in family.tasks:
         raise UserError(f"{MARK}: {family.name} has no task {task!r:.80}")
     return family, task, family.config_class().replace(**values), labels
 
@@ -203,7 +203,8 @@ def _read_mark(record: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 def _read_sentence_modules(directory: Path) -> dict[str, Any]:
     """How a sentence-transformers model makes one vector of many."""
     modules = read_json(directory / "modules.json")
-    kinds = [str(each.get("type")).rpartition(".")[2] for each in modules if isinstance(each, dict)]
+    listed = [each for each in modules if isinstance(each, dict)] if isinstance(modules, list) else []
+    kinds = [str(each.get("type")).rpartition(".")[2] for each in listed]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise UserError(
             f"modules.json lists {', '.join(kinds)!r:.80}: only Transformer, Pooling, Normalize are supported"

@@ -55,9 +55,9 @@ def load(source: str | Path, task: str | None = None, dtype: str = "float32", **
         task: load it for another task than it was saved for; weights that the other task lacks are left out, and those
             that the checkpoint lacks are fresh, with a warning that names them.
         dtype: Keras dtype policy.
-        **overrides: fields of the configuration to change, such as `dropout=0.0`. The weights must still fit, with two
-            exceptions: positions are interpolated for another `image_size`, and another `num_classes` makes a fresh
-            head.
+        **overrides: fields of the configuration to change, such as `dropout=0.0`. The weights must still fit, with
+            three exceptions: positions are interpolated for another `image_size`, another `num_classes` makes a fresh
+            head, and CLIP's other `loss` a fresh bias.
 
     Raises:
         UserError: something is missing, corrupt, or does not fit; the message names file and field or tensor.
@@ -73,15 +73,15 @@ def load(source: str | Path, task: str | None = None, dtype: str = "float32", **
     saved.family.require_task(task)
     path = find_tensors(directory)
     # The config is checked against the file before anything is allocated for it.
-    needed, held = saved.config.count_parameters("backbone"), total_bytes(path)
+    needed, held = saved.config.count_parameters(saved.task or "backbone"), total_bytes(path)
     if needed > held:  # a byte a weight is the least that any format of ours needs
         raise UserError(f"{path}: {held:,} bytes cannot hold the {needed:,} weights that config.json asks for")
     tokenizer = _load_tokenizer(directory, config)
+    if task != saved.task and saved.layout is None and getattr(config, "pooler", False):
+        with open_tensors(path) as tensors:
+            config = config.replace(pooler=POOLER in tensors)  # what was never there is no part of a backbone
+    model = _build(saved.family, config, task, dtype)
     with open_tensors(path) as tensors:
-        in_table = saved.layout is not None  # which of theirs a checkpoint holds is in its config already
-        if not in_table and task != saved.task and getattr(config, "pooler", False) and POOLER not in tensors:
-            config = config.replace(pooler=False)  # a head that was never there is no part of a backbone
-        model = _build(saved.family, config, task, dtype)
         _assign(model, tensors, saved)
     model.tokenizer = tokenizer
     if (preprocessing := _load_preprocessing(saved)) is not None:
@@ -133,7 +133,12 @@ def save(model: ZooModel, directory: str | Path, layout: str = "zoo", force: boo
 
 
 def _values(model: ZooModel) -> dict[str, np.ndarray]:
-    return {name: weight.numpy() for name, weight in model.named_weights().items()}
+    """Every weight, without a copy where it lies in memory that NumPy can look into."""
+    values = {name: weight.value for name, weight in model.named_weights().items()}
+    # Under TensorFlow the value is a variable, and `numpy()` would copy it.
+    return {
+        name: np.asarray(each.read_value() if hasattr(each, "read_value") else each) for name, each in values.items()
+    }
 
 
 def _assign(model: ZooModel, tensors: Tensors, saved: Saved) -> None:
@@ -143,7 +148,8 @@ def _assign(model: ZooModel, tensors: Tensors, saved: Saved) -> None:
         UserError: a tensor is missing, unexpected, misshapen or of a wrong type; names and shapes are listed.
     """
     weights = model.named_weights()
-    other_task = model.task != saved.task
+    # CLIP's other loss is a task of its own: it brings a weight along.
+    other_task = (model.task, getattr(model.config, "loss", None)) != (saved.task, getattr(saved.config, "loss", None))
     other_classes = getattr(model.config, "num_classes", None) != getattr(saved.config, "num_classes", None)
     source: Tensors | TranslatedTensors
     if saved.layout is None:

@@ -25,10 +25,10 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 class Tensors(Mapping[str, Shape]):
     """The tensors of a checkpoint: name to shape, and `read` for what is in one. Nothing is read before that."""
 
-    def __init__(self, path: Path, files: dict[str, Any]) -> None:
+    def __init__(self, path: Path, shapes: dict[str, Shape], files: dict[str, Path]) -> None:
         self.path = path
+        self._shapes = shapes
         self._files = files
-        self._shapes = {name: tuple(file.get_slice(name).get_shape()) for name, file in files.items()}
 
     def __getitem__(self, name: str) -> Shape:
         return self._shapes[name]
@@ -50,7 +50,9 @@ class Tensors(Mapping[str, Shape]):
         Raises:
             UserError: it holds anything else.
         """
-        tensor = self._files[name].get_tensor(name)
+        # An open file is mapped into memory, and what was read stays there: so it is opened for each tensor.
+        with safetensors.safe_open(self._files[name], framework="numpy") as file:
+            tensor = file.get_tensor(name)
         if str(tensor.dtype) not in FLOATS:
             raise UserError(
                 f"{self.path}: {name!r:.80} holds {tensor.dtype}, and must hold floating-point numbers "
@@ -77,8 +79,8 @@ def find_tensors(directory: Path, record: Mapping[str, Any] | None = None) -> Pa
         name = names[0] if isinstance(names, list) and names and str(names[0]).isidentifier() else "AutoModel"
         load, save = f"{name}.from_pretrained('{directory}')", f"save_pretrained('{directory.name}-safetensors')"
         raise UserError(
-            f"{directory}: has its weights in a pickle alone, which can run code and is never opened: convert it, where "
-            f'transformers is installed, by python -c "import transformers; transformers.{load}.{save}"'
+            f"{directory}: has its weights in a pickle alone, which can run code and is never opened: convert it, "
+            f'where transformers is installed, by python -c "import transformers; transformers.{load}.{save}"'
         )
     raise UserError(f"{directory}: there is no {FILE}, and no {INDEX}")
 
@@ -91,38 +93,46 @@ def open_tensors(path: Path) -> Iterator[Tensors]:
         UserError: a file is missing or corrupt, or is found to be while it is read from.
     """
     try:
-        with contextlib.ExitStack() as stack:
-            if path.name.endswith(".index.json"):
-                files = _open_shards(path, stack)
-            else:
-                file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
-                files = dict.fromkeys(file.keys(), file)
-            yield Tensors(path, files)
+        if path.name.endswith(".index.json"):
+            yield _open_shards(path)
+        else:
+            shapes = _read_shapes(path)
+            yield Tensors(path, shapes, dict.fromkeys(shapes, path))
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: not a readable safetensors file: {reason}") from None
 
 
-def _open_shards(path: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+def _read_shapes(path: Path) -> dict[str, Shape]:
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
+def _open_shards(path: Path) -> Tensors:
     if path.stat().st_size > LARGEST_INDEX:
         raise ValueError(f"{path.stat().st_size:,} bytes is too large for an index")
     index = json.loads(path.read_text(encoding="utf-8"))
     shards = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shards, dict):
         raise ValueError("it has no weight_map")
-    opened: dict[str, Any] = {}
+    opened: dict[str, dict[str, Shape]] = {}
     for name in shards.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise ValueError(f"{name!r:.80} is not the name of a safetensors file beside it")
         if name not in opened:
             if not (path.parent / name).is_file():
                 raise UserError(f"{path}: {name!r:.80}, which it names, is missing: fetch the checkpoint again")
-            opened[name] = stack.enter_context(safetensors.safe_open(path.parent / name, framework="numpy"))
-    held = {name: set(file.keys()) for name, file in opened.items()}
+            opened[name] = _read_shapes(path.parent / name)
     for tensor, name in shards.items():
-        if tensor not in held[name]:
+        if tensor not in opened[name]:
             raise ValueError(f"{tensor!r:.80} is not in {name}, where it is said to be")
-    return {tensor: file for name, file in opened.items() for tensor in held[name]}
+    # What the index leaves out is there all the same, and to be found unexpected.
+    where = {tensor: name for name, shapes in opened.items() for tensor in shapes} | shards
+    return Tensors(
+        path,
+        {tensor: opened[name][tensor] for tensor, name in where.items()},
+        {tensor: path.parent / name for tensor, name in where.items()},
+    )
 
 
 def total_bytes(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""`zoo.config`: strict types and ranges, strict JSON, hints; and GPT's configuration on top of it."""
+"""`zoo.config`: strict types and ranges, strict JSON, hints; and the families' configurations on top of it."""
 
 import dataclasses
 import json
@@ -7,7 +7,10 @@ import pytest
 
 from zoo.config import Config, nearest, setting
 from zoo.errors import UserError
-from zoo.gpt import PRESETS, GPTConfig
+from zoo.gpt import GPTConfig
+from zoo.registry import FAMILIES
+
+PRESETS = [config for family in FAMILIES.values() for config in family.presets.values()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +28,71 @@ def test_fields_are_kept_as_given() -> None:
     assert Example(10, 1.0).rate == 1.0
 
 
-@pytest.mark.parametrize("config", [Example(3), Example(4, 0.25, "b", 7, False), *PRESETS.values()])
+@pytest.mark.parametrize("config", [Example(3), Example(4, 0.25, "b", 7, False), *PRESETS])
 def test_a_config_survives_json(config: Config) -> None:
     again = type(config).from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert hash(again) == hash(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair(Config):
+    """With fields of several values, and of another config."""
+
+    size: tuple[int, int] = setting((2, 3), low=1, high=10)
+    scale: tuple[float, float, float] = setting((1.0, 1.0, 1.0), low=0.0)
+    inner: Example = setting(Example(3))  # noqa: RUF009 - frozen
+
+
+def test_several_values_and_configs_inside_survive_json() -> None:
+    pair = Pair((4, 5), 0.5, Example(7, mode="b"))
+    record = pair.to_dict()
+    assert record == {
+        "size": [4, 5],
+        "scale": [0.5, 0.5, 0.5],
+        "inner": {"size": 7, "rate": 0.5, "mode": "b", "inner": None, "bias": True},
+    }
+    again = Pair.from_dict(json.loads(json.dumps(record)))
+    assert again == pair and hash(again) == hash(pair)
+    assert again.size == (4, 5) and type(again.inner) is Example
+
+
+def test_one_value_stands_for_all() -> None:
+    assert Pair(4).size == (4, 4) and Pair([4, 5]).size == (4, 5)
+    assert Pair().replace(size=6) == Pair((6, 6))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": [1, 2, 3]}, "Pair: size is [1, 2, 3], and must be 2 values"),
+        ({"size": []}, "Pair: size is [], and must be 2 values"),
+        ({"size": [1, 11]}, "Pair: size is 11, and must be int >= 1 and <= 10"),
+        ({"size": [1, "2"]}, "Pair: size is '2', and must be int >= 1 and <= 10"),
+        ({"size": [1, [2]]}, "Pair: size is [2], and must be int >= 1 and <= 10"),
+        ({"size": "12"}, "Pair: size is '12', and must be int >= 1 and <= 10"),
+        ({"size": None}, "Pair: size is None, and must be int >= 1 and <= 10"),
+        ({"size": {"a": 1}}, "Pair: size is {'a': 1}, and must be int >= 1 and <= 10"),
+        ({"scale": [1.0, 1, float("nan")]}, "Pair: scale is nan, and must be float >= 0.0"),
+        ({"inner": None}, "Pair: inner is None, and must be a Example"),
+        ({"inner": [1]}, "Pair: inner is [1], and must be a Example"),
+        ({"inner": {}}, "Example: the field 'size' is missing"),
+        ({"inner": {"size": 99}}, "Example: size is 99, and must be int >= 1 and <= 10"),
+        ({"inner": {"size": 9, "sise": 1}}, "Example: unknown field 'sise': did you mean 'size'"),
+    ],
+)
+def test_a_wrong_value_inside_is_named(values: dict, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Pair.from_dict(values)
+    assert str(caught.value).startswith(message)
+
+
+def test_replace_reaches_inside() -> None:
+    pair = Pair(inner=Example(3, mode="b"))
+    assert pair.replace(inner={"size": 4}) == Pair(inner=Example(4, mode="b"))
+    assert pair.replace(inner=Example(5)) == Pair(inner=Example(5))
+    with pytest.raises(UserError, match="Example: unknown field 'sise'"):
+        pair.replace(inner={"sise": 4})
 
 
 def test_a_config_cannot_be_changed() -> None:

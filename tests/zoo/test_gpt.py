@@ -48,7 +48,7 @@ def small(enliven) -> GPTLanguageModel:
 
 @pytest.mark.parametrize("preset", COUNTS)
 def test_parameter_counts_are_gpt2_s(preset: str) -> None:
-    assert PRESETS[preset].parameter_count == COUNTS[preset]
+    assert PRESETS[preset].count_parameters("generate") == COUNTS[preset]
 
 
 def test_every_preset_is_pinned() -> None:
@@ -67,7 +67,7 @@ def test_built_models_have_the_parameters_counted(mini) -> None:
     odd = SMALL.replace(mlp_width=50, depth=3)
     model = GPTBackbone(odd)
     model.build()
-    assert model.count_params() == odd.parameter_count
+    assert model.count_params() == odd.count_parameters("backbone")
 
 
 def test_fresh_weights_are_gpt2_s(mini) -> None:
@@ -346,10 +346,15 @@ def test_a_compiled_model_comes_back_able_to_go_on(tmp_path: Path) -> None:
 def test_get_config_makes_the_model_again() -> None:
     model = GPTLanguageModel(SMALL, name="named", dtype="mixed_bfloat16")
     config = model.get_config()
-    assert config == {"config": dataclasses.asdict(SMALL), "name": "named", "dtype": "mixed_bfloat16"}
+    assert config == {
+        "config": dataclasses.asdict(SMALL),
+        "task": "generate",
+        "name": "named",
+        "dtype": "mixed_bfloat16",
+    }
     again = GPTLanguageModel.from_config(config)
     assert again.get_config() == config
-    assert again.built and again.count_params() == SMALL.parameter_count
+    assert again.built and again.count_params() == SMALL.count_parameters("generate")
     assert again.backbone.dtype_policy.name == "mixed_bfloat16"
 
 

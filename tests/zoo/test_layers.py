@@ -13,6 +13,7 @@ from tests.zoo.reference import assert_close, inside, weights_of
 from zoo.layers import (
     ACTIVATIONS,
     FeedForward,
+    GridPositionEmbedding,
     PatchEmbedding,
     PositionEmbedding,
     SegmentEmbedding,
@@ -21,6 +22,8 @@ from zoo.layers import (
     TransformerBlock,
     TransformerStack,
     empty_cache,
+    grid_interpolation,
+    l2_normalize,
 )
 
 BATCH, TOKENS, CONTEXT, WIDTH, HEADS, INNER = 2, 5, 4, 8, 2, 20
@@ -140,6 +143,59 @@ def test_patches_of_any_batch_and_size_in_one_graph(enliven) -> None:
         np.testing.assert_allclose(graph(tf.constant(random(*shape))), layer(random(*shape)), rtol=0, atol=1e-6)
 
 
+def cubic(distance: float) -> float:
+    """The weight of a pixel at a distance (Keys 1981, equation 15, before a is set): here a = -0.75."""
+    x = abs(distance)
+    if x < 1:
+        return 1.25 * x**3 - 2.25 * x**2 + 1
+    return -0.75 * x**3 + 3.75 * x**2 - 6 * x + 3 if x < 2 else 0.0
+
+
+def resize(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """An image (rows, columns, width) resized bicubically, a pixel at a time: pixels are squares, sampled at their
+    centres, and what lies outside has the value of the border."""
+    old_rows, old_columns = image.shape[:2]
+    resized = np.zeros((rows, columns, image.shape[2]))
+    for row in range(rows):
+        for column in range(columns):
+            y, x = (row + 0.5) * old_rows / rows - 0.5, (column + 0.5) * old_columns / columns - 0.5
+            for i in range(-3, old_rows + 3):
+                for j in range(-3, old_columns + 3):
+                    pixel = image[np.clip(i, 0, old_rows - 1), np.clip(j, 0, old_columns - 1)]
+                    resized[row, column] += cubic(y - i) * cubic(x - j) * pixel
+    return resized
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [((3, 5), (3, 5)), ((4, 4), (7, 7)), ((7, 7), (4, 4)), ((3, 5), (6, 2)), ((1, 1), (2, 3))]
+)
+def test_a_grid_is_interpolated_bicubically(old: tuple[int, int], new: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).normal(size=(*old, 6))
+    interpolated = grid_interpolation(old, new) @ image.reshape(-1, 6)
+    np.testing.assert_allclose(interpolated, resize(image, *new).reshape(-1, 6), rtol=0, atol=1e-12)
+    if old == new:
+        np.testing.assert_allclose(interpolated, image.reshape(-1, 6), rtol=0, atol=1e-12)
+
+
+def test_grid_positions_are_added_and_follow_the_grid() -> None:
+    layer = GridPositionEmbedding((2, 3), WIDTH, stddev=1.0)
+    x, wider = random(BATCH, 7, WIDTH), random(BATCH, 21, WIDTH)
+    assert_close(layer(x, grid=(2, 3)), x + layer.table.numpy())
+    assert layer.table.shape == (7, WIDTH)
+    table = layer.table.numpy()
+    grid = resize(table[1:].reshape(2, 3, WIDTH), 4, 5).reshape(-1, WIDTH)
+    with tf.GradientTape() as tape:
+        moved = layer(wider, grid=(4, 5))
+        total = tf.reduce_sum(moved)
+    assert_close(moved, wider + np.concatenate([table[:1], grid]))
+    # What is learned at one size is learned for all: the weights of the interpolation add up to one for each patch.
+    gradient = tf.convert_to_tensor(tape.gradient(total, layer.table.value)).numpy()
+    np.testing.assert_allclose(gradient[0], BATCH, rtol=1e-5)
+    np.testing.assert_allclose(gradient[1:].sum(0), BATCH * 20, rtol=1e-5)
+    half = GridPositionEmbedding((2, 3), WIDTH, dtype="mixed_bfloat16")
+    assert half(x, grid=(1, 6)).dtype == tf.bfloat16
+
+
 # --- pooling
 
 
@@ -174,6 +230,20 @@ def test_a_long_mean_does_not_overflow_in_half_precision() -> None:
     pooled = TokenPooling("mean", dtype="float16")(x, padding_mask=np.ones((1, 300), "int32"))
     assert pooled.dtype == tf.float16
     np.testing.assert_allclose(pooled, 300.0, rtol=1e-3)
+
+
+def test_normalized_vectors_have_length_one() -> None:
+    x = 1e3 * random(3, 4, WIDTH)
+    assert_close(l2_normalize(x), x / np.sqrt((x.astype("float64") ** 2).sum(-1, keepdims=True)))
+    small = l2_normalize(tf.cast(1e-6 * x[0], tf.bfloat16))
+    assert small.dtype == tf.float32
+    np.testing.assert_allclose((small.numpy() ** 2).sum(-1), 1.0, rtol=1e-5)
+    zeros = tf.zeros((2, WIDTH))
+    with tf.GradientTape() as tape:
+        tape.watch(zeros)
+        output = l2_normalize(zeros)
+    np.testing.assert_array_equal(output, 0.0)
+    assert np.isfinite(tape.gradient(output, zeros)).all()
 
 
 # --- block and stack
@@ -340,6 +410,7 @@ def test_mixed_precision_stays_near_float32(enliven, norm: str) -> None:
 MAKERS = {
     "feed_forward": lambda: FeedForward(WIDTH, INNER, "relu", 0.1, 0.2, name="f"),
     "patches": lambda: PatchEmbedding(4, WIDTH, class_token=False, bias=False, stddev=0.3, name="p"),
+    "grid": lambda: GridPositionEmbedding((2, 3), WIDTH, 0.5, name="g"),
     "positions": lambda: PositionEmbedding(9, WIDTH, 0.5, name="q"),
     "segments": lambda: SegmentEmbedding(2, WIDTH, 0.5, name="s"),
     "tokens": lambda: TokenEmbedding(11, WIDTH, stddev=0.5, name="t"),

@@ -1,5 +1,6 @@
 """`zoo.presets`, `zoo.directory` and `zoo.registry`: models created, saved and loaded, and files that are not right."""
 
+import dataclasses
 import json
 import re
 import resource
@@ -15,12 +16,13 @@ import tensorflow as tf
 
 import zoo
 from zoo import presets
-from zoo.directory import find_model_directory, read_config
+from zoo.directory import Saved, find_model_directory, read_saved
 from zoo.errors import UserError
+from zoo.files import LARGEST_JSON
 from zoo.gpt import PRESETS
 from zoo.gpt.model import GPTBackbone, GPTLanguageModel
-from zoo.presets import assign_weights
 from zoo.registry import FAMILIES, find_family
+from zoo.tensors import open_tensors
 from zoo.text import train_characters
 
 TINY = {"vocabulary_size": 300, "max_length": 12, "width": 8, "depth": 1, "num_heads": 2}
@@ -86,6 +88,12 @@ def write_weights(directory: Path, edit: Callable[[dict[str, np.ndarray]], Any])
     return path
 
 
+def assign(model: Any, saved: Saved) -> None:
+    """Give a model the weights of a directory, as `zoo.load` does to one that it has made."""
+    with open_tensors(saved.directory / "model.safetensors") as tensors:
+        presets._assign(model, tensors, saved)
+
+
 # --- create
 
 
@@ -93,7 +101,7 @@ def test_create_makes_the_named_size_for_the_task() -> None:
     model = zoo.create("gpt-nano")
     assert isinstance(model, GPTLanguageModel)
     assert model.config == PRESETS["gpt-nano"] and model.task == "generate" and model.tokenizer is None
-    assert model.count_params() == model.config.parameter_count
+    assert model.count_params() == model.config.count_parameters("generate")
     backbone = zoo.create("gpt-nano", task="backbone", dtype="mixed_bfloat16", dropout=0.3, **TINY)
     assert isinstance(backbone, GPTBackbone) and backbone.task == "backbone"
     assert backbone.config == PRESETS["gpt-nano"].replace(dropout=0.3, **TINY)
@@ -104,7 +112,7 @@ def test_create_makes_the_named_size_for_the_task() -> None:
     ("call", "message"),
     [
         (lambda: zoo.create("gpt2-larg"), "unknown preset 'gpt2-larg': did you mean 'gpt2-large'"),
-        (lambda: zoo.create("llama"), "unknown preset 'llama': known are gpt-nano, gpt-mini, gpt2, gpt2-medium"),
+        (lambda: zoo.create("llama"), "unknown preset 'llama': known are bert-nano, bert-tiny, bert-mini, bert-small"),
         (lambda: zoo.create("gpt-nano", task="generat"), "gpt has no task 'generat': did you mean 'generate'?"),
         (lambda: zoo.create("gpt-nano", widht=8), "GPTConfig: unknown field 'widht': did you mean 'width'"),
         (lambda: zoo.create("gpt-nano", width=0), "GPTConfig: width is 0, and must be int >= 1"),
@@ -181,12 +189,15 @@ def test_load_for_another_task(model, saved: Path) -> None:
 
 
 def test_another_task_may_lack_weights_of_its_head_but_not_of_the_backbone(model, saved: Path) -> None:
-    path = write_weights(saved, lambda tensors: tensors.update({"head.kernel": np.ones((2, 2), "float32")}))
-    message = refusal(lambda: assign_weights(model, path))
-    assert "unexpected 'head.kernel' (2, 2)" in message
-    assign_weights(model, path, other_task=True)
-    path = write_weights(saved, lambda tensors: tensors.pop("backbone.final_norm.beta"))
-    assert "missing backbone.final_norm.beta (8,)" in refusal(lambda: assign_weights(model, path, other_task=True))
+    own = read_saved(saved)
+    other = dataclasses.replace(own, task="classify")
+    write_weights(saved, lambda tensors: tensors.update({"head.kernel": np.ones((2, 2), "float32")}))
+    assert "unexpected 'head.kernel' (2, 2)" in refusal(lambda: assign(model, own))
+    assign(model, other)
+    write_weights(saved, lambda tensors: tensors.update({"backbone.extra": np.ones((2, 2), "float32")}))
+    assert "unexpected 'backbone.extra' (2, 2)" in refusal(lambda: assign(model, other))
+    write_weights(saved, lambda tensors: [tensors.pop("backbone.extra"), tensors.pop("backbone.final_norm.beta")])
+    assert "missing backbone.final_norm.beta (8,)" in refusal(lambda: assign(model, other))
 
 
 def test_overrides_change_the_config_and_must_fit_the_weights(model, saved: Path) -> None:
@@ -208,6 +219,44 @@ def test_any_floating_point_file_is_read(model, saved: Path, dtype: str) -> None
         np.testing.assert_array_equal(theirs.numpy(), ours.numpy().astype(dtype).astype("float32"))
 
 
+def test_a_fresh_head_is_announced(model, saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+    classifier = zoo.load(saved, task="classify", num_classes=3)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{saved} has no classifier.kernel: they are fresh, and to be trained"
+    ]
+    assert classifier.config == model.config.replace(num_classes=3)
+    np.testing.assert_array_equal(classifier.weights[0].numpy(), model.weights[0].numpy())
+    assert 0 < np.abs(classifier.classifier.kernel.numpy()).max() < 0.2
+    zoo.save(classifier, saved.parent / "classifier")
+    write_weights(saved.parent / "classifier", lambda tensors: tensors.pop("classifier.kernel"))
+    assert "missing classifier.kernel (8, 3)" in refusal(lambda: zoo.load(saved.parent / "classifier"))
+
+
+def test_another_number_of_classes_makes_a_fresh_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = zoo.create("vit-nano", width=8, depth=1, num_classes=3)
+    model.labels = ("cat", "dog", "a cow")
+    zoo.save(model, tmp_path / "three")
+    assert (tmp_path / "three" / "labels.txt").read_text() == "cat\ndog\na cow\n"
+    assert zoo.load(tmp_path / "three").labels == model.labels
+    assert caplog.records == []
+    four = zoo.load(tmp_path / "three", num_classes=4)
+    assert four.labels is None and four.classifier.kernel.shape == (8, 4)
+    assert "has no classifier.bias, classifier.kernel: they are fresh" in caplog.text
+    np.testing.assert_array_equal(four.weights[0].numpy(), model.weights[0].numpy())
+
+
+def test_a_pooler_that_was_never_there_is_no_part_of_a_backbone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sizes = {"width": 8, "depth": 1, "num_heads": 1, "max_length": 8, "vocabulary_size": 20}
+    zoo.save(zoo.create("bert-nano", task="answer", **sizes), tmp_path / "answerer")
+    backbone = zoo.load(tmp_path / "answerer", task="backbone")
+    assert backbone.pooler is None and backbone.config.pooler is False
+    assert caplog.records == []
+    assert zoo.load(tmp_path / "answerer", task="classify").backbone.pooler is not None
+    assert "has no backbone.pooler.bias, backbone.pooler.kernel, classifier.bias, classifier.kernel" in caplog.text
+
+
 # --- writing over something
 
 
@@ -221,7 +270,7 @@ def test_a_directory_in_use_is_left_alone(model, saved: Path) -> None:
     assert {**content(saved), "mine.txt": b"mine"} == before
 
 
-@pytest.mark.parametrize("where", ["save_weights", "_card"])
+@pytest.mark.parametrize("where", ["write_tensors", "_card"])
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
 def test_an_interrupted_save_leaves_the_old_model(
     model, saved: Path, monkeypatch: pytest.MonkeyPatch, where: str, interruption: type[BaseException]
@@ -229,8 +278,8 @@ def test_an_interrupted_save_leaves_the_old_model(
     before = content(saved)
     original = getattr(presets, where)
 
-    def interrupt(*arguments: Any) -> None:
-        original(*arguments)
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        original(*arguments, **options)
         raise interruption
 
     monkeypatch.setattr(presets, where, interrupt)
@@ -263,14 +312,20 @@ def nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
         (b'{"zoo": 1' + b"0" * 5000 + b"}", "not valid JSON"),
         (b"[]", "not a model of this zoo"),
         (b"null", "not a model of this zoo"),
-        (b'{"model_type": "gpt2"}', "not a model of this zoo"),
-        (b" " * 1_000_001, "too large for a configuration"),
+        (b'{"type": "gpt2"}', "not a model of this zoo (it has no 'zoo' field), nor Hugging Face's ('model_type')"),
+        (b'{"class_name": "Functional"}', "Keras's own, which is not read here"),
     ],
 )
 def test_a_config_that_is_no_config_is_refused(saved: Path, text: bytes, message: str) -> None:
     (saved / "config.json").write_bytes(text)
     answer = refusal(lambda: zoo.load(saved))
     assert answer.startswith(f"{saved / 'config.json'}: ") and message in answer
+
+
+@pytest.mark.usefixtures("nothing_is_built")
+def test_a_config_of_absurd_size_is_not_read(saved: Path) -> None:
+    (saved / "config.json").write_bytes(b" " * (LARGEST_JSON + 1))
+    assert f"{saved / 'config.json'}: more than 16,777,216 bytes is too large" in refusal(lambda: zoo.load(saved))
 
 
 @pytest.mark.usefixtures("nothing_is_built")
@@ -364,7 +419,7 @@ def test_tensors_that_do_not_fit_are_listed(model, saved: Path) -> None:
         f"{path}: does not fit config.json: missing backbone.final_norm.beta (8,); unexpected 'backbone.extra' (2, 3); "
         "backbone.final_norm.gamma is (4, 2) and must be (8,)"
     )
-    refusal(lambda: assign_weights(model, path))
+    refusal(lambda: assign(model, read_saved(saved)))
     for weight, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(weight.numpy(), value)
 
@@ -384,7 +439,7 @@ def test_the_names_in_a_file_cannot_break_the_line(saved: Path) -> None:
 def test_numbers_that_are_no_weights_are_refused(saved: Path, dtype: str) -> None:
     write_weights(saved, lambda t: t.update({"backbone.final_norm.beta": t["backbone.final_norm.beta"].astype(dtype)}))
     answer = refusal(lambda: zoo.load(saved))
-    assert f"backbone.final_norm.beta holds {dtype}, and must hold floating-point numbers" in answer
+    assert f"'backbone.final_norm.beta' holds {dtype}, and must hold floating-point numbers" in answer
 
 
 def header(fields: Any) -> bytes:
@@ -419,7 +474,7 @@ SPOILED: dict[str, Callable[[bytes], bytes]] = {
 def test_a_damaged_file_is_refused(model, saved: Path, damage: str) -> None:
     path = saved / "model.safetensors"
     path.write_bytes(SPOILED[damage](path.read_bytes()))
-    assert str(path) in refusal(lambda: assign_weights(model, path))
+    assert str(path) in refusal(lambda: assign(model, read_saved(saved)))
     if damage in ("empty", "one byte short"):
         assert str(path) in refusal(lambda: zoo.load(saved))
 
@@ -438,13 +493,13 @@ def mutate(whole: bytes, rng: np.random.Generator) -> bytes:
 def test_no_mutation_of_the_file_does_anything_but_load_or_be_refused(model, saved: Path) -> None:
     rng, path = np.random.default_rng(0), saved / "model.safetensors"
     whole, outcomes = path.read_bytes(), {"loaded": 0, "refused": 0}
-    before = [weight.numpy() for weight in model.weights]
+    before, described = [weight.numpy() for weight in model.weights], read_saved(saved)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for i in range(100):
         path.write_bytes(mutate(whole, rng))
         try:
             if i % 20:
-                assign_weights(model, path)
+                assign(model, described)
             else:
                 zoo.load(saved)
         except UserError as error:
@@ -462,6 +517,6 @@ def test_loading_runs_no_code(saved: Path) -> None:
     """Files that other loaders would run are not even opened."""
     for name in ("pytorch_model.bin", "model.pkl", "model.py", "__init__.py", "saved_model.pb", "model.keras"):
         (saved / name).write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
-    family, task, values = read_config(saved)
-    assert (family.name, task, values["width"]) == ("gpt", "generate", 8)
+    described = read_saved(saved)
+    assert (described.family.name, described.task, described.config.width) == ("gpt", "generate", 8)
     assert np.isfinite(tf.reduce_sum(zoo.load(saved)({"token_ids": IDS})["logits"]))

@@ -13,7 +13,7 @@ import pytest
 import regex
 
 from zoo.errors import UserError
-from zoo.text import END_OF_TEXT, cut_pieces, train_bpe, train_characters
+from zoo.text import END_OF_TEXT, cut_pieces, train_bpe, train_characters, train_wordpiece
 
 PROSE = Path(argparse.__file__).read_text(encoding="utf-8")
 # The order of bytes in the vocab.json that OpenAI published.
@@ -80,6 +80,59 @@ def test_characters_seen_are_tokens_and_others_bytes() -> None:
     assert "|" not in tokenizer.specification.vocabulary
 
 
+def test_wordpiece_has_special_tokens_then_characters_then_longer_pieces() -> None:
+    tokenizer = train_wordpiece([PROSE, "É " * 9], 500)
+    tokens = sorted(tokenizer.specification.vocabulary, key=tokenizer.specification.vocabulary.__getitem__)
+    assert tokenizer.vocabulary_size == len(tokens) == 500
+    assert tokens[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = Counter(regex.findall(r"[\w--_]+|[^\w\s]|_", PROSE.lower(), flags=regex.V1))
+    starts = {word[0] for word in words} | {character for word in words for character in word if len(word) > 1}
+    within = {character for word in words if len(word) > 1 for character in word}
+    characters = [*sorted(starts), *(f"##{character}" for character in sorted(within))]
+    assert tokens[5 : 5 + len(characters)] == characters
+    assert all(len(token.removeprefix("##")) > 1 for token in tokens[5 + len(characters) :])
+    assert tokenizer.encode("É e") == tokenizer.encode("e e")
+
+
+def test_wordpiece_learns_the_most_frequent_pairs() -> None:
+    """Of frequent words made of few characters, whole words are learned, and of others parts."""
+    tokenizer = train_wordpiece(["lowest newest widest lowest newest unseen " * 50, "abcdefghijklmnopqrstuvwxyz"], 128)
+    assert tokenizer.vocabulary_size < 128
+    for word in ("lowest", "newest", "widest", "unseen"):
+        assert len(tokenizer.encode(word)) == 1
+    assert len(tokenizer.encode("widener")) > 2
+    assert tokenizer.decode(tokenizer.encode("slowest newts")) == "slowest newts"
+    assert tokenizer.encode("9") == [tokenizer.special_ids["unk"]]
+
+
+def test_wordpiece_keeps_case_where_told() -> None:
+    tokenizer = train_wordpiece([PROSE], 600, lowercase=False)
+    assert not tokenizer.specification.normalization.lowercase
+    assert not tokenizer.specification.normalization.strip_accents
+    assert tokenizer.encode("The") != tokenizer.encode("the")
+
+
+def test_wordpiece_keeps_half_of_the_vocabulary_for_longer_pieces() -> None:
+    """Of thousands of different characters the rarest are left out."""
+    rare = "".join(map(chr, range(0x4E00, 0x5200)))
+    tokenizer = train_wordpiece(["the cat sat on the mat " * 100, "中文" * 40, rare], 300)
+    characters = [t for t in tokenizer.specification.vocabulary if len(t.removeprefix("##")) == 1]
+    assert len(characters) == 150
+    assert tokenizer.special_ids["unk"] not in tokenizer.encode("中文 cat")
+    assert tokenizer.encode(rare).count(tokenizer.special_ids["unk"]) > 800
+
+
+def test_wordpiece_does_not_learn_special_tokens_from_text() -> None:
+    tokenizer = train_wordpiece([PROSE, "[MASK] [SEP]" * 1000], 400)
+    assert not {"mask", "##sk", "sep"} & set(tokenizer.specification.vocabulary)
+    assert len(tokenizer.encode("[MASK]")) == 1
+
+
+def test_too_small_a_wordpiece_vocabulary_is_refused() -> None:
+    with pytest.raises(UserError, match="127 is too small: it needs 128 or more"):
+        train_wordpiece([PROSE], 127)
+
+
 def test_training_reads_one_text_at_a_time() -> None:
     """An iterator that could not be held in memory is not: at no time are more than a few hundred texts alive."""
     alive = most = 0
@@ -99,6 +152,8 @@ def test_training_reads_one_text_at_a_time() -> None:
     train_characters(texts())
     assert most <= 3
     train_bpe(texts(), 300)
+    assert most <= 3
+    train_wordpiece(texts(), 300)
     assert most <= 3
 
 
@@ -124,6 +179,7 @@ def test_the_same_texts_give_the_same_tokenizer_in_another_process() -> None:
         "from zoo.text import *\n"
         "text = pathlib.Path(argparse.__file__).read_text(encoding='utf-8')\n"
         "print(train_bpe(cut_pieces([text], 1000), 600).fingerprint, train_characters([text]).fingerprint)\n"
+        "print(train_wordpiece(cut_pieces([text], 1000), 600).fingerprint)\n"
     )
     seen = {
         subprocess.run(
@@ -137,4 +193,4 @@ def test_the_same_texts_give_the_same_tokenizer_in_another_process() -> None:
         for seed, threads in (("1", "1"), ("2", "3"))
     }
     here = f"{train_bpe([PROSE], 600).fingerprint} {train_characters([PROSE]).fingerprint}\n"
-    assert seen == {here}
+    assert seen == {f"{here}{train_wordpiece([PROSE], 600).fingerprint}\n"}

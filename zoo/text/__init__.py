@@ -1,8 +1,16 @@
-"""Tokenizers: byte-level BPE and characters, read from the standard files or trained from text."""
+"""Tokenizers: byte-level BPE, characters, WordPiece and CLIP's, read from the standard files or trained from text."""
 
 from zoo.text.specification import END_OF_TEXT
 from zoo.text.stream import cut_pieces, encode_stream
 from zoo.text.tokenizer import Tokenizer
-from zoo.text.training import train_bpe, train_characters
+from zoo.text.training import train_bpe, train_characters, train_wordpiece
 
-__all__ = ["END_OF_TEXT", "Tokenizer", "cut_pieces", "encode_stream", "train_bpe", "train_characters"]
+__all__ = [
+    "END_OF_TEXT",
+    "Tokenizer",
+    "cut_pieces",
+    "encode_stream",
+    "train_bpe",
+    "train_characters",
+    "train_wordpiece",
+]

@@ -17,6 +17,8 @@ BATCH_CHARACTERS = 2**19  # while a batch is encoded, the library holds about 10
 # alternatives for white space look ahead, so between a character that is no white space and one that is, a match
 # always ends, and whatever follows cannot change what came before. (After a newline this does not hold: of "a\n\nb"
 # the newlines are one token if the text stops there, and two if it goes on.) Neither can a special token lie across.
+# The other kinds need less: for "wordpiece" and "clip" any white space ends a word, and stands for nothing itself; no
+# normalization joins a space or a newline to what stands beside it.
 _SAFE_CUT = re.compile(r"(?<=\S)[ \n]")
 
 
@@ -26,7 +28,8 @@ def cut_pieces(
     """Regroup the chunks of one text into pieces whose ids, one after another, are the ids of the whole text.
 
     A piece has `characters` or somewhat more. Where a stretch without a safe place to cut is longer than `longest`, it
-    is cut all the same: the ids next to that cut may differ from the whole text's, and still decode to it.
+    is cut all the same: the ids next to that cut may differ from the whole text's. Those of "bpe" and "char" still
+    decode to it.
     """
     buffer = ""
     for chunk in chunks:
