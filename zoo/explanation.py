@@ -89,7 +89,7 @@ def integrated_gradients(
     inputs: dict[str, np.ndarray],
     baselines: dict[str, np.ndarray],
     tolerance: float = 0.01,
-    max_evaluations: int = 2048,
+    max_evaluations: int = 1024,
     batch_size: int = POINTS,
 ) -> Attribution:
     """Attribute a score to its inputs (Sundararajan, Taly and Yan 2017, equation 1).

@@ -4,33 +4,41 @@ import pytest
 
 import zoo
 from export.bundle import FORMATS, export_bundle
-from zoo.registry import FAMILIES
 from zoo.text import train_bpe
 
 pytestmark = pytest.mark.full
 
 TEXT = "The model reads a text, token by token, and says which comes next. Ünïcode, 日本語 and numbers 12,345 too.\n"
-CONFIGS = {
-    "gpt": [
-        {"width": 30, "num_heads": 5, "depth": 3, "mlp_width": 47, "activation": "gelu", "max_length": 40},
-        {"width": 32, "num_heads": 1, "depth": 1, "activation": "quick_gelu", "epsilon": 1e-3, "max_length": 130},
-    ]
-}
-PRESET = {"gpt": "gpt-nano"}
+BERT = {"width": 30, "num_heads": 5, "depth": 3, "mlp_width": 47, "activation": "gelu_tanh", "num_segments": 3}
+VIT = {"image_size": (24, 40), "width": 30, "num_heads": 3, "mlp_width": 50, "epsilon": 1e-5, "num_classes": 7}
 CASES = [
-    pytest.param(family.name, task, config, id=f"{family.name}-{task}-{i}")
-    for family in FAMILIES.values()
-    for task in family.tasks
-    for i, config in enumerate(CONFIGS[family.name])
+    *(("bert-nano", task, BERT) for task in ("backbone", "masked_lm", "classify", "tag", "answer", "embed")),
+    (
+        "gpt-nano",
+        "generate",
+        {"width": 30, "num_heads": 5, "depth": 3, "mlp_width": 47, "activation": "gelu", "max_length": 40},
+    ),
+    *(
+        (
+            "gpt-nano",
+            task,
+            {"num_heads": 1, "depth": 1, "activation": "quick_gelu", "epsilon": 1e-3, "max_length": 130},
+        )
+        for task in ("generate", "classify", "embed")
+    ),
+    ("vit-nano", "classify", VIT),
+    ("vit-nano", "embed", {**VIT, "pooling": "mean", "normalize": True}),
+    ("clip-nano", "contrast", {"end_token": None, "vision": VIT, "text": {"num_heads": 3, "activation": "gelu"}}),
 ]
 
 
-@pytest.mark.parametrize(("family", "task", "config"), CASES)
-def test_every_format_computes_what_the_model_does(family, task, config, tmp_path, enliven):
-    tokenizer = train_bpe([TEXT * 5], 300)
-    model = zoo.create(PRESET[family], task=task, vocabulary_size=tokenizer.vocabulary_size, **config)
-    enliven(model)
-    model.tokenizer = tokenizer
+@pytest.mark.parametrize(
+    ("preset", "task", "config"), CASES, ids=[f"{preset}-{task}-{i}" for i, (preset, task, _) in enumerate(CASES)]
+)
+def test_every_format_computes_what_the_model_does(preset, task, config, tmp_path, enliven):
+    model = enliven(zoo.create(preset, task=task, **config))
+    if preset == "gpt-nano":
+        model.tokenizer = train_bpe([TEXT * 5], 300)
 
     report = export_bundle(model, tmp_path / "bundle", texts=[TEXT * 20])
 
