@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 from zoo.errors import UserError
+from zoo.files import read_json
+from zoo.tensors import conversion
 
 PREFIX = "hf:"
 # Neither code nor pickles are fetched.
-FILES = ("*.json", "*.safetensors", "vocab.txt", "merges.txt", "1_Pooling/config.json")
+FILES = ("*.json", "*.safetensors", "vocab.txt", "merges.txt")
 _NAME = re.compile(r"hf:(?P<repository>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
 
 
@@ -34,9 +36,18 @@ def fetch(source: str) -> Path:
         raise UserError(f"{source}: {_first_line(error)}") from None
     except LocalEntryNotFoundError:
         raise UserError(f"{source}: the hub cannot be reached, and the checkpoint is not in the cache") from None
-    except (HfHubHTTPError, OSError) as error:
+    # Its bases are the HTTP library's own errors, such as that of a proxy.
+    except (HfHubHTTPError, *HfHubHTTPError.__bases__, OSError) as error:  # type: ignore[misc]
         raise UserError(f"{source}: cannot be fetched: {_first_line(error)}") from None
-    return Path(directory)
+    path = Path(directory)
+    if not any(path.glob("*.safetensors")):
+        config = path / "config.json"
+        name = match["repository"].rpartition("/")[2]
+        raise UserError(
+            f"{source}: holds no safetensors, and what can run code is not fetched: "
+            f"{conversion(match['repository'], f'{name}-safetensors', read_json(config) if config.exists() else None)}"
+        )
+    return path
 
 
 def _first_line(error: Exception) -> str:

@@ -235,7 +235,7 @@ def _token_ids(model: Any) -> dict[str, Any]:
     ids = {} if model.tokenizer is None else dict(model.tokenizer.special_ids)
     if model.family == "gpt":
         # Their classifier finds the last real token of a padded text by the one for padding.
-        pad = {"pad_token_id": ids.get("pad")} if model.task == "classify" else {}
+        pad = {"pad_token_id": ids.get("pad", ids.get("end"))} if model.task == "classify" else {}
         return {"bos_token_id": ids.get("end"), "eos_token_id": ids.get("end"), **pad}
     if model.family == "bert" and "pad" in ids:
         return {"pad_token_id": ids["pad"]}

@@ -75,14 +75,28 @@ def find_tensors(directory: Path, record: Mapping[str, Any] | None = None) -> Pa
         if (directory / name).is_file():
             return directory / name
     if any((directory / name).is_file() for name in PICKLES):
-        names = (record or {}).get("architectures")
-        name = names[0] if isinstance(names, list) and names and str(names[0]).isidentifier() else "AutoModel"
-        load, save = f"{name}.from_pretrained('{directory}')", f"save_pretrained('{directory.name}-safetensors')"
         raise UserError(
-            f"{directory}: has its weights in a pickle alone, which can run code and is never opened: convert it, "
-            f'where transformers is installed, by python -c "import transformers; transformers.{load}.{save}"'
+            f"{directory}: has its weights in a pickle alone, which can run code and is never opened: "
+            f"{conversion(str(directory), f'{directory.name}-safetensors', record)}"
         )
     raise UserError(f"{directory}: there is no {FILE}, and no {INDEX}")
+
+
+def conversion(source: str, target: str, record: Any) -> str:
+    """How to make safetensors of a checkpoint that is a pickle, in words and as a command.
+
+    Args:
+        source: the directory, or the name on the hub.
+        target: the directory to write.
+        record: the content of its `config.json`.
+    """
+    names = record.get("architectures") if isinstance(record, dict) else None
+    name = names[0] if isinstance(names, list) and names and str(names[0]).isidentifier() else "AutoModel"
+    load, save = f"{name}.from_pretrained('{source}')", f"save_pretrained('{target}')"
+    return (
+        f'convert it, where transformers is installed, by python -c "import transformers; transformers.{load}.{save}", '
+        "and copy its tokenizer's files beside"
+    )
 
 
 @contextlib.contextmanager

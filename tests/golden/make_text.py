@@ -214,7 +214,7 @@ def answers(tokenizer: Any) -> dict[str, Any]:
         "special": {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()},
         "token_ids": batch["input_ids"],
         "offsets": batch["offset_mapping"],
-        "decoded": [tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in batch["input_ids"]],
+        "decoded": [tokenizer.decode(ids[:-1], clean_up_tokenization_spaces=False) for ids in batch["input_ids"]],
     }
 
 

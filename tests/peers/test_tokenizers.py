@@ -177,6 +177,7 @@ def test_tokens_that_they_added_are_cut_out_as_they_do(name: str, tmp_path: Path
 
     theirs = reference(copied(name, tmp_path / "before"), MODEL_TYPES[Tokenizer.load(GOLDEN / name).kind])
     theirs.add_tokens(["covid19", "QuickFox", tokenizers.AddedToken("Zz", normalized=False)])
+    theirs.add_tokens([tokenizers.AddedToken("zebra", normalized=False)])  # which is no word of the model's
     theirs.add_tokens(["<Entity>", "fox"], special_tokens=True)
     theirs.save_pretrained(tmp_path / "after")
     ours = Tokenizer.load(tmp_path / "after")
@@ -193,6 +194,8 @@ def test_tokens_that_they_added_are_cut_out_as_they_do(name: str, tmp_path: Path
         "<entity>",
         "fox",
         "FOX",
+        "zebra",
+        "ZEBRA",
     ]
     texts = [
         f"{before}{token}{after}" for token in added for before in ("", " ", "a") for after in ("", " b", "s", "é")

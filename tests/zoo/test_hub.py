@@ -7,7 +7,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
 import zoo
@@ -110,6 +110,7 @@ def test_a_name_that_the_hub_cannot_have_is_refused(source: str) -> None:
     "error",
     [
         OSError("disk full\nwith details"),
+        HfHubHTTPError.__bases__[0]("403 Forbidden"),  # of the HTTP library, as where a proxy refuses
         LocalEntryNotFoundError("no connection\nwith details"),
         OSError(),
     ],
@@ -153,3 +154,11 @@ def test_what_is_fetched_holds_neither_code_nor_pickles() -> None:
         ".gitattributes",
     ]
     assert list(filter_repo_objects([*wanted, *unwanted], allow_patterns=list(FILES))) == wanted
+
+
+def test_a_repository_with_a_pickle_alone_is_refused_with_the_command_that_converts_it(cache: Path) -> None:
+    snapshot = add_snapshot(cache, "org/old", MAIN, "bert-tag", revision="main")
+    (snapshot / "model.safetensors").unlink()  # the pickle beside it was never fetched
+    message = refusal("hf:org/old")
+    assert "transformers.BertForTokenClassification.from_pretrained('org/old')" in message
+    assert "save_pretrained('old-safetensors')" in message

@@ -66,7 +66,7 @@ def test_offsets_and_decoded_texts_are_the_same(name: str, read: Callable[[str],
         inputs = tokenizer.prepare([text], max_length=999, offsets=True)
         assert inputs["offsets"][0].tolist() == expected["offsets"][row], ascii(text)
         if name != "gpt2":  # there the text itself comes back, which the library's decoder does for most texts
-            assert tokenizer.decode(expected["token_ids"][row]) == expected["decoded"][row], ascii(text)
+            assert tokenizer.decode(expected["token_ids"][row][:-1]) == expected["decoded"][row], ascii(text)
 
 
 @pytest.mark.parametrize("name", CASES["pair_answers"])

@@ -122,6 +122,11 @@ def test_wordpiece_keeps_half_of_the_vocabulary_for_longer_pieces() -> None:
     assert tokenizer.encode(rare).count(tokenizer.special_ids["unk"]) > 800
 
 
+def test_wordpiece_learns_nothing_from_words_that_are_unknown_anyway() -> None:
+    tokenizer = train_wordpiece(["lowest newest " * 50, f"{'ab' * 51} " * 50], 128)
+    assert not {"a", "##b", "ab"} & set(tokenizer.specification.vocabulary)
+
+
 def test_wordpiece_does_not_learn_special_tokens_from_text() -> None:
     tokenizer = train_wordpiece([PROSE, "[MASK] [SEP]" * 1000], 400)
     assert not {"mask", "##sk", "sep"} & set(tokenizer.specification.vocabulary)

@@ -93,7 +93,7 @@ def _assemble(
         merges,
         special_tokens,
         {role: name for role, name in names.items() if name != ROLES[kind][role]},
-        frozenset(token.text for token in described.values() if False),
+        frozenset(token.text for token in described.values() if token.normalized and normalizes),
         frozenset(token for token in special_tokens if kind == "wordpiece" and token not in vocabulary),
         normalization,
         config.max_length,
