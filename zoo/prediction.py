@@ -92,9 +92,7 @@ class Predictor:
                 f"a {model.family} model for {model.task!r} gives no answer in words: zoo embed gives vectors"
             )
         if (model.task == "contrast") != bool(labels):
-            raise UserError(
-                "labels to choose from are for CLIP, and it needs them" if not labels else "takes no labels"
-            )
+            raise UserError("only CLIP takes labels to choose from" if labels else "CLIP needs labels to choose from")
         self.model, self.labels, self.template = model, list(labels), template
         self._answers = answers[model.task]
         self._texts: Any = None

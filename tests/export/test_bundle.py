@@ -170,6 +170,7 @@ class Factorization(ZooModel):
 
     family = "factorization"
     config_class = GPTConfig
+    tasks = ("backbone",)
     output_names = ("factors",)
     input_specs = (TensorSpec("images", "float32", (Axis("batch"), 4, 4)),)
 
