@@ -129,6 +129,7 @@ class Layout:
         fields: the settings.
         fixed: settings of theirs that ours has one way only: name to the values that mean that way.
         fixed_ours: settings of ours that theirs has one way only.
+        square_images: theirs has one number for the size of an image.
         renamed: endings of older names, and what they are today.
         tied: names of tensors that are stored twice in some checkpoints, and the ones that they equal.
         ignored: patterns of names of what is no weight.
@@ -141,6 +142,7 @@ class Layout:
     fields: tuple[Field, ...]
     fixed: dict[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     fixed_ours: dict[str, Any] = dataclasses.field(default_factory=dict)
+    square_images: bool = False
     renamed: tuple[tuple[str, str], ...] = ()
     tied: dict[str, str] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()

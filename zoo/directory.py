@@ -1,6 +1,7 @@
 """What a model directory holds besides weights, read without importing Keras: which model it is, and its config."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def read_saved(directory: Path) -> Saved:
         if isinstance(record, dict) and "model_type" in record:
             return _read_hugging_face(directory, record)
     except UserError as error:
-        raise UserError(str(error) if str(directory) in str(error) else f"{path}: {error}") from None
+        raise UserError(str(error) if str(error).startswith(str(directory)) else f"{path}: {error}") from None
     what = "Keras's own, which is not read here" if isinstance(record, dict) and "class_name" in record else "neither"
     raise UserError(
         f"{path}: not a model of this zoo (it has no 'zoo' field), nor Hugging Face's ('model_type'): {what}"
@@ -99,7 +100,7 @@ def _read_labels(directory: Path, config: Any) -> tuple[str, ...] | None:
     if not path.exists():
         return None
     try:
-        labels = tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
+        labels = tuple(path.read_bytes().decode().split("\n")[:-1])
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     classes = getattr(config, "num_classes", 0)
@@ -115,6 +116,25 @@ def require_vocabulary(tokenizer: Tokenizer, config: Any, where: str | Path) -> 
             f"{where}: the tokenizer has {tokenizer.vocabulary_size:,} tokens, and the model's vocabulary_size is "
             f"{config.vocabulary_size:,}: use the tokenizer that the model was trained with"
         )
+    if hasattr(config, "end_token"):  # a text that lacks it would be read at its first token, as would all others
+        ids = tokenizer.prepare(["a"], max_length=config.max_length)["token_ids"][0]
+        if (int(ids.argmax()) != len(ids) - 1) if config.end_token is None else (config.end_token not in ids):
+            raise UserError(
+                f"{where}: the tokenizer ends a text with {ids[-1]}, and the model's end_token is "
+                f"{'the highest id' if config.end_token is None else config.end_token}: use the model's own tokenizer"
+            )
+
+
+def require_labels(labels: Sequence[str] | None, config: Any) -> None:
+    """Raise UserError where the names of the classes are too many or too few, or one has more than one line."""
+    if labels is None:
+        return
+    classes = getattr(config, "num_classes", 0)
+    if len(labels) != classes:
+        raise UserError(f"there are {len(labels)} labels for {classes} classes: give one for each")
+    for label in labels:
+        if not isinstance(label, str) or label.splitlines() not in ([label], []):
+            raise UserError(f"the label {label!r:.80} is no text of one line")
 
 
 def write_config(directory: Path, family: str, task: str, config: Config) -> None:
@@ -123,14 +143,6 @@ def write_config(directory: Path, family: str, task: str, config: Config) -> Non
 
 
 def write_labels(directory: Path, labels: tuple[str, ...] | None) -> None:
-    """Write `labels.txt`, one name a line, where there are any.
-
-    Raises:
-        UserError: a name has more than one line.
-    """
-    if labels is None:
-        return
-    for label in labels:
-        if "\n" in label:
-            raise UserError(f"the label {label!r:.80} has more than one line")
-    (directory / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8", newline="\n")
+    """Write `labels.txt`, one name a line, where there are any."""
+    if labels is not None:
+        (directory / LABELS).write_bytes("".join(f"{label}\n" for label in labels).encode())

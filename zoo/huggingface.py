@@ -14,6 +14,7 @@ from zoo.registry import FAMILIES, Family
 
 MARK = "tf_model_zoo"  # the field of their config.json in which ours keeps what theirs has no place for
 POOLING_FILE = "1_Pooling/config.json"
+SENTENCE_LENGTH = "sentence_bert_config.json"
 # sentence-transformers' names of the ways to pool, and ours.
 POOLINGS = {
     "pooling_mode_cls_token": "first",
@@ -79,7 +80,7 @@ def read_settings(
     if hasattr(family.config_class, "pooler"):
         canonical = {layout.canonical(name) for name in names}
         values["pooler"] = f"{layout.prefix}pooler.dense.weight" in canonical
-    task, extra = _read_mark(record)
+    task, extra = _read_mark(record, family, layout)
     if task is None and (directory / "modules.json").is_file() and "embed" in family.tasks:
         task, extra = "embed", _read_sentence_modules(directory)
     for name, value in extra.items():
@@ -88,8 +89,6 @@ def read_settings(
         names_given = record.get("architectures")
         first = names_given[0] if isinstance(names_given, list) and names_given else None
         task = layout.architectures.get(first) if isinstance(first, str) else family.main_task
-    elif not isinstance(task, str) or task not in family.tasks:
-        raise UserError(f"{MARK}: {family.name} has no task {task!r:.80}")
     return family, task, family.config_class().replace(**values), labels
 
 
@@ -106,6 +105,11 @@ def write_settings(directory: Path, model: Any) -> None:
                 f"{name} is {_get(config, name)!r}, and Hugging Face's layout has {value!r} alone: save it with layout "
                 "'zoo'"
             )
+    if layout.square_images and len(set(model.config.image_size)) > 1:
+        raise UserError(
+            f"images are {' x '.join(map(str, model.config.image_size))}, and Hugging Face's layout has square ones "
+            "alone: save it with layout 'zoo'"
+        )
     their_class = architecture(FAMILIES[model.family], layout, model.task)
     record: dict[str, Any] = {
         "architectures": [their_class],
@@ -118,7 +122,12 @@ def write_settings(directory: Path, model: Any) -> None:
             value = operator.attrgetter(field.ours.replace("mlp_width", "inner_width"))(model.config)
         for name in field.theirs:
             _put(record, name, field.write(value))
-    known = {field.ours for field in layout.fields} | {"pooler", "vision.pooler"}
+    known = {field.ours for field in layout.fields} | {"vision.pooler"}
+    if model.task not in (
+        "backbone",
+        "embed",
+    ):  # whose class of theirs has a pooler, and a blank one where ours has none
+        known.add("pooler")
     if their_class.endswith("Classification"):  # any other head of theirs would take the number of labels for its own
         known.add("num_classes")
         labels = model.labels or [f"LABEL_{i}" for i in range(config["num_classes"])]
@@ -131,7 +140,7 @@ def write_settings(directory: Path, model: Any) -> None:
     record[MARK] = {"task": model.task, "config": extra}
     write_json(directory / "config.json", record)
     if model.task == "embed" and model.tokenizer is not None:
-        _write_sentence_modules(directory, config)
+        _write_sentence_modules(directory, config, reading_length(model.tokenizer, model.config))
 
 
 def architecture(family: Family, layout: Layout, task: str) -> str:
@@ -169,12 +178,11 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _merge_old_towers(record: dict[str, Any]) -> None:
-    """Old configs of CLIP say in `text_config_dict` what differs from the defaults, and mean it."""
+    """Old configs of CLIP say in `text_config_dict` what differs from the defaults, and mean it, whatever
+    `text_config` says beside it."""
     for name in ("text_config", "vision_config"):
-        old = record.get(f"{name}_dict")
-        if isinstance(old, dict):
-            tower = record.get(name)
-            record[name] = {**(tower if isinstance(tower, dict) else {}), **old}
+        if isinstance(record.get(f"{name}_dict"), dict):
+            record[name] = record[f"{name}_dict"]
 
 
 def _read_labels(record: dict[str, Any]) -> tuple[tuple[str, ...] | None, int]:
@@ -193,11 +201,20 @@ def _read_labels(record: dict[str, Any]) -> tuple[tuple[str, ...] | None, int]:
     return labels, len(labels)  # type: ignore[return-value]
 
 
-def _read_mark(record: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _read_mark(record: dict[str, Any], family: Family, layout: Layout) -> tuple[str | None, dict[str, Any]]:
+    """The task and the settings that ours left in a config of theirs. Theirs carries them along when it has trained the
+    model further, as whatever it has become: then its class is another, and they hold no more."""
     mark = record.get(MARK, {})
     if not isinstance(mark, dict) or not isinstance(mark.get("config", {}), dict):
         raise UserError(f"{MARK} is no object with a config")
-    return mark.get("task"), mark.get("config", {})
+    task = mark.get("task")
+    if task is None:
+        return None, {}
+    if not isinstance(task, str) or task not in family.tasks:
+        raise UserError(f"{MARK}: {family.name} has no task {task!r:.80}")
+    if record.get("architectures") != [architecture(family, layout, task)]:
+        return None, {}
+    return task, mark.get("config", {})
 
 
 def _read_sentence_modules(directory: Path) -> dict[str, Any]:
@@ -216,7 +233,20 @@ def _read_sentence_modules(directory: Path) -> dict[str, Any]:
     return {"pooling": modes[0], "normalize": kinds[2:] == ["Normalize"]}
 
 
-def _write_sentence_modules(directory: Path, config: dict[str, Any]) -> None:
+def read_sentence_length(directory: Path) -> int | None:
+    """The most tokens that a sentence-transformers model reads; None where it does not say."""
+    path = directory / SENTENCE_LENGTH
+    length = read_json(path) if path.is_file() else None
+    length = length.get("max_seq_length") if isinstance(length, dict) else None
+    return length if type(length) is int and length > 0 else None
+
+
+def reading_length(tokenizer: Any, config: Any) -> int:
+    """The most tokens of a text that a model reads: those that it has positions for, or what its tokenizer says."""
+    return min(config.max_length, tokenizer.max_length or config.max_length)
+
+
+def _write_sentence_modules(directory: Path, config: dict[str, Any], length: int) -> None:
     kinds = ["Transformer", "Pooling"] + (["Normalize"] if config["normalize"] else [])
     paths = ["", "1_Pooling", "2_Normalize"]
     modules = [
@@ -226,6 +256,7 @@ def _write_sentence_modules(directory: Path, config: dict[str, Any]) -> None:
     write_json(directory / "modules.json", modules)
     pooling: dict[str, Any] = {"word_embedding_dimension": config["width"]}
     pooling |= {theirs: ours == config["pooling"] for theirs, ours in POOLINGS.items()}
+    write_json(directory / SENTENCE_LENGTH, {"max_seq_length": length, "do_lower_case": False})
     (directory / "1_Pooling").mkdir()
     write_json(directory / POOLING_FILE, pooling)
 

@@ -117,7 +117,7 @@ class ZooModel(_Model):
 
         A backbone's weights begin with `backbone.` whether it stands alone or inside a task model.
         """
-        prefix = "backbone." if self.name == "backbone" else ""
+        prefix = "backbone." if self.tasks == ("backbone",) else ""
         return {prefix + ".".join(weight.path.split("/")[1:]): weight for weight in self.weights}
 
     @classmethod

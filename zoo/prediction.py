@@ -1,5 +1,7 @@
 """What a model says of texts and images, in words: from strings and pictures to its inputs, from its outputs back."""
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,13 +9,17 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import UserError
+from zoo.huggingface import reading_length
 from zoo.image import preprocess, read_image
 from zoo.text import END_OF_TEXT
+
+logger = logging.getLogger("zoo")
 
 Record = dict[str, Any]
 
 CANDIDATES = 5  # classes or tokens that are named
 LONGEST_ANSWER = 30  # tokens
+LONGEST_TEXT = 1_000_000  # tokens, of a text that is measured
 
 
 def model_inputs(
@@ -49,7 +55,14 @@ def model_inputs(
             raise UserError(f"the {model.family} model has no tokenizer: its directory holds none, so it reads no text")
         if tokenizer.kind in ("bpe", "char"):  # without special tokens an empty text would be no token at all
             texts = [text or END_OF_TEXT for text in texts]
-        inputs = tokenizer.prepare(texts, pairs, max_length=model.config.max_length, offsets=offsets)
+        length = reading_length(tokenizer, model.config)
+        inputs = tokenizer.prepare(texts, pairs, max_length=length, offsets=offsets)
+        full = np.flatnonzero(inputs["padding_mask"].sum(axis=1) == length).tolist()
+        whole = tokenizer.prepare(
+            [texts[row] for row in full], pairs and [pairs[row] for row in full], max_length=LONGEST_TEXT
+        )
+        if cut := int((whole["padding_mask"].sum(axis=1) > length).sum()):
+            logger.warning("%d of %d texts are longer than %d tokens: their ends are not read", cut, len(texts), length)
     if images is not None:
         if model.preprocessing is None:
             raise UserError(f"the {model.family} model has no preprocessing for images of colour")
@@ -94,6 +107,8 @@ class Predictor:
         if (model.task == "contrast") != bool(labels):
             raise UserError("only CLIP takes labels to choose from" if labels else "CLIP needs labels to choose from")
         self.model, self.labels, self.template = model, list(labels), template
+        names = Counter(self.labels or model.labels or ())
+        self._ambiguous = {i for i, name in enumerate(self.labels or model.labels or ()) if names[name] > 1}
         self._answers = answers[model.task]
         self._texts: Any = None
 
@@ -105,15 +120,17 @@ class Predictor:
         """
         if not items:
             return []
+        if pairs is not None and not (self.model.family == "bert" and self.model.task in ("classify", "answer")):
+            raise UserError(f"a {self.model.family} model for {self.model.task!r} reads no pairs of texts")
         if self.model.task == "answer" and pairs is None:
             raise UserError("a question needs the text that holds its answer: give it as its pair")
         return self._answers(items, pairs)
 
-    def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _run(self, inputs: dict[str, np.ndarray], **more: np.ndarray) -> dict[str, np.ndarray]:
         from keras import ops
 
         names = {spec.name for spec in self.model.input_specs}
-        outputs = self.model({name: value for name, value in inputs.items() if name in names}, training=False)
+        outputs = self.model({name: value for name, value in inputs.items() if name in names} | more, training=False)
         return {name: ops.convert_to_numpy(outputs[name]) for name in self.model.output_names}
 
     def _read(self, items: Sequence[Any], pairs: Sequence[str] | None, offsets: bool = False) -> dict[str, np.ndarray]:
@@ -130,7 +147,10 @@ class Predictor:
 
     def _label(self, number: int) -> str:
         names = self.labels or self.model.labels
-        return names[number] if names else f"LABEL_{number}"
+        if not names:
+            return f"LABEL_{number}"
+        # Two classes of ImageNet are both called crane.
+        return names[number] if number not in self._ambiguous else f"{names[number]} ({number})"
 
     def _tag(self, items: Sequence[str], pairs: Sequence[str] | None) -> list[Record]:
         inputs = self._read(items, None, offsets=True)
@@ -182,25 +202,34 @@ class Predictor:
     def _fill(self, items: Sequence[str], pairs: Sequence[str] | None) -> list[Record]:
         inputs = self._read(items, pairs, offsets=True)
         mask = self.model.tokenizer.special_ids.get("mask")
-        probabilities = _softmax(self._run(inputs)["logits"])
-        records = []
-        for row, text in enumerate(items):
-            places = np.flatnonzero(inputs["token_ids"][row] == (-1 if mask is None else mask))
-            if not len(places):
+        places = [np.flatnonzero(row == (-1 if mask is None else mask)) for row in inputs["token_ids"]]
+        for text, found in zip(items, places, strict=True):
+            if not len(found):
                 name = self.model.tokenizer.decode([mask]) if mask is not None else "a mask token"
                 raise UserError(f"{text!r:.60} holds nothing to predict: write {name} where a token is missing")
-            masks = [
-                {"start": int(inputs["offsets"][row, i, 0]), "tokens": self._best_tokens(probabilities[row, i])}
-                for i in places
-            ]
-            records.append({"masks": masks})
+        # The logits of all other tokens, each as long as the vocabulary, are never made.
+        most = max(map(len, places))
+        positions = np.stack([np.resize(found, most) for found in places]).astype("int32")
+        logits = self._run(inputs, masked_positions=positions)["logits"]
+        records = []
+        for row, found in enumerate(places):
+            starts = inputs["offsets"][row, found, 0]
+            tokens = [self._best_tokens(_softmax(logits[row, i])) for i in range(len(found))]
+            records.append(
+                {"masks": [{"start": int(s), "tokens": each} for s, each in zip(starts, tokens, strict=True)]}
+            )
         return records
 
     def _continue(self, items: Sequence[str], pairs: Sequence[str] | None) -> list[Record]:
+        from keras import ops
+
         inputs = self._read(items, None)
-        logits = self._run(inputs)["logits"]
-        last = inputs["padding_mask"].sum(axis=1) - 1
-        return [{"tokens": self._best_tokens(_softmax(row[i]))} for row, i in zip(logits, last, strict=True)]
+        last = inputs["padding_mask"].sum(axis=1, keepdims=True) - 1
+        sequence = self.model.backbone(inputs, training=False)["sequence"]
+        # Of the last tokens alone: all logits of a full context would be gigabytes.
+        vectors = ops.take_along_axis(sequence, last[:, :, None].astype("int32"), axis=1)[:, 0]
+        logits = ops.convert_to_numpy(self.model.project(vectors))
+        return [{"tokens": self._best_tokens(_softmax(row))} for row in logits]
 
     def _best_tokens(self, probabilities: np.ndarray) -> list[Record]:
         known = probabilities[: self.model.tokenizer.vocabulary_size]

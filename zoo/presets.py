@@ -5,6 +5,7 @@ A model directory holds `config.json`, `model.safetensors`, the tokenizer's file
 code, and loading it never runs any. Hugging Face's directories are read and written as well.
 """
 
+import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -13,10 +14,18 @@ from typing import Any
 import numpy as np
 
 from zoo.checkpoint import TranslatedTensors
-from zoo.directory import Saved, find_model_directory, read_saved, require_vocabulary, write_config, write_labels
+from zoo.directory import (
+    Saved,
+    find_model_directory,
+    read_saved,
+    require_labels,
+    require_vocabulary,
+    write_config,
+    write_labels,
+)
 from zoo.errors import UserError
 from zoo.files import whole_directory, write_json
-from zoo.huggingface import find_layout, write_settings
+from zoo.huggingface import find_layout, read_sentence_length, reading_length, write_settings
 from zoo.image import Preprocessing
 from zoo.model import ZooModel
 from zoo.registry import Family, find_preset
@@ -27,7 +36,7 @@ logger = logging.getLogger("zoo")
 
 LAYOUTS = ("zoo", "hf")
 PREPROCESSOR = "preprocessor_config.json"
-POOLER = "backbone.pooler.kernel"
+POOLER, POOLER_BIAS = "backbone.pooler.kernel", "backbone.pooler.bias"
 
 
 def create(preset: str, task: str | None = None, dtype: str = "float32", **overrides: Any) -> ZooModel:
@@ -84,10 +93,9 @@ def load(source: str | Path, task: str | None = None, dtype: str = "float32", **
     with open_tensors(path) as tensors:
         _assign(model, tensors, saved)
     model.tokenizer = tokenizer
-    if (preprocessing := _load_preprocessing(saved)) is not None:
-        if preprocessing.output_size != config.image_size:
-            preprocessing = preprocessing.with_output_size(*config.image_size)
-        model.preprocessing = preprocessing
+    if model.preprocessing is not None and (preprocessing := _load_preprocessing(saved)) is not None:
+        resized = config.image_size != getattr(saved.config, "image_size", None)
+        model.preprocessing = preprocessing.with_output_size(*config.image_size) if resized else preprocessing
     if getattr(config, "num_classes", None) == getattr(saved.config, "num_classes", None):
         model.labels = saved.labels
     return model
@@ -108,6 +116,7 @@ def save(model: ZooModel, directory: str | Path, layout: str = "zoo", force: boo
     """
     if layout not in LAYOUTS:
         raise UserError(f"layout is {layout!r:.80}, and must be {' or '.join(LAYOUTS)}")
+    require_labels(model.labels, model.config)
     with whole_directory(Path(directory), force, marker="config.json") as partial:
         if layout == "zoo":
             write_config(partial, model.family, model.task, model.config)
@@ -117,9 +126,13 @@ def save(model: ZooModel, directory: str | Path, layout: str = "zoo", force: boo
                 model.preprocessing.save(partial)
         else:
             write_settings(partial, model)
-            table = find_layout(model.family)
+            table, values = find_layout(model.family), _values(model)
+            if model.task in ("backbone", "embed") and getattr(model.config, "pooler", None) is False:
+                # Their class has one, and would else report it missing; that it is none is kept in the config.
+                width = model.config.width
+                values |= {POOLER: np.zeros((width, width), "float32"), POOLER_BIAS: np.zeros(width, "float32")}
             write_tensors(
-                table.write_weights(_values(model), bare=model.task in ("backbone", "embed")),
+                table.write_weights(values, bare=model.task in ("backbone", "embed")),
                 partial / FILE,
                 framework="pt",
             )
@@ -128,7 +141,8 @@ def save(model: ZooModel, directory: str | Path, layout: str = "zoo", force: boo
         # safetensors makes files that their owner alone can read; a model is as readable as its config.
         shutil.copymode(partial / "config.json", partial / FILE)
         if model.tokenizer is not None:
-            model.tokenizer.save(partial, layout=layout, max_length=model.config.max_length)
+            length = reading_length(model.tokenizer, model.config)
+            model.tokenizer.save(partial, layout=layout, max_length=length)
         (partial / "README.md").write_text(_card(model), encoding="utf-8")
 
 
@@ -205,6 +219,8 @@ def _load_tokenizer(directory: Path, config: Any) -> Tokenizer | None:
     if not hasattr(config, "vocabulary_size") or not Tokenizer.is_saved_in(directory):
         return None
     tokenizer = Tokenizer.load(directory)
+    if (length := read_sentence_length(directory)) is not None:
+        tokenizer = Tokenizer(dataclasses.replace(tokenizer.specification, max_length=length))
     require_vocabulary(tokenizer, config, directory)
     return tokenizer
 

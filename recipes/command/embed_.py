@@ -60,6 +60,8 @@ def run(arguments: list[str]) -> int:
     from zoo.prediction import embed
 
     embeds = "embed" in saved.family.tasks
+    if settings.pooling is not None and not embeds:
+        raise UserError(f"--pooling is {settings.pooling!r}, and a {saved.family.name} model has one way to pool")
     overrides = {} if settings.pooling is None else {"pooling": settings.pooling}
     model = zoo.load(directory, task="embed" if embeds else None, **overrides)
     vectors = []

@@ -44,6 +44,8 @@ class Predict:
 def run(arguments: list[str]) -> int:
     settings = parse(Predict, arguments, "zoo predict")
     directory = find_model_directory(settings.source)
+    if settings.pairs and settings.context is not None:
+        raise UserError("--pairs and --context both say what a second text is: give one of them")
     saved = read_saved(directory)
     task = settings.task
     if task is None and saved.task == "pretrain":  # it answers by what it was pretrained to predict

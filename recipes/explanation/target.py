@@ -254,6 +254,9 @@ def _label(model: Any, number: int) -> str:
 
 def _find_class(model: Any, wanted: str, count: int) -> int:
     names = [_label(model, number) for number in range(count)]
+    if names.count(wanted) > 1:
+        places = ", ".join(str(number) for number, name in enumerate(names) if name == wanted)
+        raise UserError(f"--target {wanted!r:.80} is the name of several classes: choose a number of {places}")
     if wanted in names:
         return names.index(wanted)
     if wanted.isdecimal() and int(wanted) < count:

@@ -258,7 +258,8 @@ def test_the_loss_is_a_keras_loss() -> None:
 
 
 @pytest.mark.parametrize("layout", ["zoo", "hf"])
-def test_the_sigmoid_s_bias_is_fresh_where_there_was_none(clip, tmp_path: Path, caplog, layout: str) -> None:
+def test_the_sigmoid_s_bias_is_fresh_where_there_was_none(enliven, tmp_path: Path, caplog, layout: str) -> None:
+    clip = make(SMALL.replace(vision={"image_size": 8}), enliven)
     zoo.save(clip, tmp_path / "softmax", layout=layout)
     model = zoo.load(tmp_path / "softmax", loss="sigmoid")
     assert float(model.similarity.bias) == -10.0

@@ -16,8 +16,9 @@ from tests.golden import MODELS, NAMES, Arrays, copy_checkpoint
 from tests.zoo.fuzzing import CHECKPOINTS, FILES, count_refusals
 from zoo.directory import read_saved
 from zoo.errors import UserError
-from zoo.huggingface import find_layout
-from zoo.text import Tokenizer
+from zoo.huggingface import find_layout, read_settings
+from zoo.prediction import model_inputs
+from zoo.text import Tokenizer, train_wordpiece
 
 # Settings of theirs that say nothing about the function that a checkpoint computes, or what is the only way here.
 WITHOUT_EFFECT = {
@@ -90,6 +91,10 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
     zoo.save(model, tmp_path / "zoo")
 
     before, after = read_weights(MODELS / name), read_weights(tmp_path / "hf")
+    if getattr(model.config, "pooler", None) is False and model.task in ("backbone", "embed"):
+        # Their class has a pooler, and misses it where the file has none: a blank one takes its place.
+        blank = {key for key in after if key.startswith("pooler.")}
+        assert len(blank) == 2 and not any(after.pop(key).any() for key in blank)
     assert before.keys() == after.keys()
     for key, value in before.items():
         assert after[key].dtype == value.dtype
@@ -626,3 +631,73 @@ def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
         lambda: zoo.save(model, tmp_path / "x", layout="keras")
     )
     assert not list(tmp_path.iterdir())
+
+
+# --- checkpoints of ours that theirs has gone on with
+
+
+def test_what_theirs_made_of_an_export_of_ours_is_what_it_says(tmp_path: Path) -> None:
+    """`transformers` carries our field along when it saves a model of another class."""
+    model = zoo.create("bert-nano", task="masked_lm", width=8, depth=1, num_classes=5)
+    zoo.save(model, tmp_path / "ours", layout="hf")
+    tuned = zoo.create("bert-nano", task="classify", width=8, depth=1, num_classes=3)
+    zoo.save(tuned, tmp_path / "tuned", layout="hf")
+    record = read_record(tmp_path / "tuned") | {"tf_model_zoo": read_record(tmp_path / "ours")["tf_model_zoo"]}
+    (tmp_path / "tuned" / "config.json").write_text(json.dumps(record))
+    again = zoo.load(tmp_path / "tuned")
+    assert (again.task, again.config.num_classes) == ("classify", 3)
+
+
+def test_a_backbone_without_a_pooler_is_whole_for_theirs_and_comes_back_without(tmp_path: Path) -> None:
+    zoo.save(zoo.create("bert-nano", task="masked_lm", width=8, depth=1), tmp_path / "masked")
+    model = zoo.load(tmp_path / "masked", task="embed")
+    assert model.config.pooler is False
+    zoo.save(model, tmp_path / "hf", layout="hf")
+    assert {"pooler.dense.weight", "pooler.dense.bias"} < read_weights(tmp_path / "hf").keys()
+    assert zoo.load(tmp_path / "hf").config.pooler is False
+
+
+@pytest.mark.parametrize("layout", ["zoo", "hf"])
+@pytest.mark.parametrize("labels", [("a", "b", "c"), ("a", "b\nc"), ("a", "b\r"), ("a", 2)])
+def test_labels_that_could_not_be_read_back_are_not_written(layout: str, labels: Any, tmp_path: Path) -> None:
+    model = zoo.create("bert-nano", task="classify", width=8, depth=1)
+    model.labels = labels
+    with pytest.raises(UserError, match="label"):
+        zoo.save(model, tmp_path / "model", layout=layout)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_clip_of_oblong_images_stays_in_our_layout(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="square ones alone"):
+        zoo.save(zoo.create("clip-nano", vision={"image_size": (32, 48)}), tmp_path / "clip", layout="hf")
+    assert not (tmp_path / "clip").exists()
+
+
+def test_old_towers_hold_alone_where_they_are_given(tmp_path: Path) -> None:
+    """As in transformers: what `text_config_dict` leaves out has its default, whatever `text_config` says."""
+    record = {"model_type": "clip", "text_config": {"hidden_size": 32, "num_hidden_layers": 3}, "projection_dim": 8}
+    record["text_config_dict"] = {"hidden_size": 64}
+    config = read_settings(tmp_path, record, [])[2]
+    assert (config.text.width, config.text.depth) == (64, 12)
+
+
+def test_a_tokenizer_of_another_end_is_refused(tmp_path: Path) -> None:
+    """Every text would be pooled at its first token."""
+    tokenizer = train_wordpiece(["a text"] * 3, 128)
+    clip = zoo.create("clip-nano", end_token=511)
+    clip.tokenizer = tokenizer
+    zoo.save(clip, tmp_path / "clip")
+    with pytest.raises(UserError, match="end_token is 511"):
+        zoo.load(tmp_path / "clip")
+
+
+def test_a_length_that_the_tokenizer_states_is_kept(tmp_path: Path) -> None:
+    model = zoo.create("bert-nano", task="embed", width=8, depth=1)
+    model.tokenizer = train_wordpiece(["a text"] * 3, 128)
+    zoo.save(model, tmp_path / "hf", layout="hf")
+    (tmp_path / "hf/sentence_bert_config.json").write_text('{"max_seq_length": 9}')
+    again = zoo.load(tmp_path / "hf")
+    assert again.tokenizer.max_length == 9
+    assert model_inputs(again, texts=["a text " * 30])["token_ids"].shape == (1, 9)
+    zoo.save(again, tmp_path / "again", layout="hf")
+    assert json.loads((tmp_path / "again/sentence_bert_config.json").read_text())["max_seq_length"] == 9

@@ -31,7 +31,7 @@ def model(task: str, tokenizer: Tokenizer | None, outputs: dict[str, np.ndarray]
         tokenizer=tokenizer,
         labels=labels,
         preprocessing=None,
-        config=SimpleNamespace(max_length=64),
+        config=SimpleNamespace(max_length=64, vocabulary_size=1000),
         input_specs=tuple(TensorSpec(name, "int32", ()) for name in names),
         output_names=tuple(outputs),
         outputs=outputs,
@@ -40,8 +40,11 @@ def model(task: str, tokenizer: Tokenizer | None, outputs: dict[str, np.ndarray]
 
 class _Fixed(SimpleNamespace):
     def __call__(self, inputs: dict[str, Any], training: bool) -> dict[str, Any]:
+        positions = inputs.pop("masked_positions", None)
         assert set(inputs) == {spec.name for spec in self.input_specs} and training is False
-        return self.outputs
+        if positions is None:
+            return self.outputs
+        return {name: np.take_along_axis(value, positions[:, :, None], axis=1) for name, value in self.outputs.items()}
 
 
 def softmax(row: np.ndarray) -> list[float]:
@@ -57,6 +60,8 @@ def test_classes_come_with_their_probabilities(wordpiece):
         expected = dict(zip(("no", "yes", "maybe"), softmax(row), strict=True))
         assert record["probabilities"] == pytest.approx(expected, rel=1e-5)
         assert record["probability"] == max(record["probabilities"].values())
+    twins = Predictor(model("classify", wordpiece, {"logits": logits[:1]}, ("crane", "crane", "dog"))).predict(["a"])[0]
+    assert (twins["label"], twins["probability"]) == ("crane (1)", pytest.approx(softmax(logits[0])[1]))
     unnamed = Predictor(model("classify", wordpiece, {"logits": logits[:1]})).predict(["a"])
     assert unnamed[0]["label"] == "LABEL_1"
 
@@ -163,6 +168,14 @@ def test_an_empty_text_is_read_as_the_end_of_one(gpt):
     assert inputs["token_ids"][0, 0] == gpt.tokenizer.end_of_text and inputs["padding_mask"][0].sum() == 1
 
 
+def test_long_texts_are_cut_and_told_of(gpt, caplog):
+    model_inputs(gpt, texts=["short", TEXT * 20])
+    assert "1 of 2 texts are longer than 64 tokens" in caplog.text
+    caplog.clear()
+    model_inputs(gpt, texts=["short"])
+    assert not caplog.text
+
+
 def test_clip_chooses_the_nearest_label(enliven, wordpiece):
 
     clip = enliven(zoo.create("clip-nano", text={"vocabulary_size": 300}, end_token=wordpiece.special_ids["sep"]))
@@ -190,6 +203,7 @@ def test_what_cannot_be_answered_is_said(gpt, wordpiece):
         "only CLIP takes labels": lambda: Predictor(gpt, ["a"]),
         "CLIP needs labels": lambda: Predictor(zoo.create("clip-nano")),
         "gives no single vector": lambda: embed(gpt, ["a"], are_images=False),
+        "reads no pairs": lambda: Predictor(gpt).predict(["a"], ["b"]),
         "a question needs the text": lambda: Predictor(
             model("answer", wordpiece, {"start_logits": np.zeros((1, 3))})
         ).predict(["q"]),

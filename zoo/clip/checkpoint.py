@@ -76,6 +76,7 @@ LAYOUT = Layout(
         # Configs of the first checkpoints say 2, which is no end token and means the highest id.
         Field("end_token", ("text_config.eos_token_id",), values=((2, None),)),
     ),
+    square_images=True,
     fixed_ours={
         "vision.patch_bias": False,
         "vision.embedding_norm": True,

@@ -39,9 +39,6 @@ def _text(width: int = 512, num_heads: int = 8) -> GPTConfig:
 _VISION, _TEXT = _vision(32), _text()
 
 
-_VISION, _TEXT = _vision(32), _text()
-
-
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig(Config):
     """Two encoders and the projections that take them to one space.

@@ -83,9 +83,14 @@ class Preprocessing(Config):
         """The same for a model of another size: cropped to it where images are cropped, else resized to it."""
         if self.crop_height is None:
             return dataclasses.replace(self, height=height, width=width, shortest_edge=None)
-        if self.shortest_edge is None:
-            return dataclasses.replace(self, height=height, width=width, crop_height=height, crop_width=width)
         # What is cut off keeps its share.
+        if self.height is not None and self.width is not None and self.crop_width is not None:
+            rows, columns = self.height * height / self.crop_height, self.width * width / self.crop_width
+            return dataclasses.replace(
+                self, height=round(rows), width=round(columns), crop_height=height, crop_width=width
+            )
+        if self.shortest_edge is None:
+            return dataclasses.replace(self, crop_height=height, crop_width=width)
         edge = max(1, round(self.shortest_edge * min(height, width) / min(self.crop_height, self.crop_width or 1)))
         return dataclasses.replace(self, shortest_edge=edge, crop_height=height, crop_width=width)
 
