@@ -18,9 +18,9 @@ $(INSTALLED): setup.py constraints.txt
 demo: install
 	$(BIN)/zoo demo --out demo --force
 
-# The suite a user runs: every unit and contract.
+# The suite a user runs: every unit and contract, on two cores.
 test: install
-	$(BIN)/python -m pytest -m "not full and not peers"
+	$(BIN)/python -m pytest -m "not full and not peers" --numprocesses 2 --dist loadfile
 
 # The matrices: long, for a release.
 test-full: install

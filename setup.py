@@ -37,6 +37,7 @@ DEV = [
     *TEXT,
     *IMAGE,
     "pytest>=9,<10",
+    "pytest-xdist>=3.8,<4",
     "hypothesis>=6.150,<7",
     "ruff>=0.17,<0.18",
     "mypy>=2.1,<3",
