@@ -94,8 +94,8 @@ def conversion(source: str, target: str, record: Any) -> str:
     name = names[0] if isinstance(names, list) and names and str(names[0]).isidentifier() else "AutoModel"
     load, save = f"{name}.from_pretrained('{source}')", f"save_pretrained('{target}')"
     return (
-        f'convert it, where transformers is installed, by python -c "import transformers; transformers.{load}.{save}", '
-        "and copy its tokenizer's files beside"
+        "convert it where transformers is installed, and copy its tokenizer's files beside, by "
+        f'python -c "import transformers; transformers.{load}.{save}"'
     )
 
 
