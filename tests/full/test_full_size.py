@@ -41,7 +41,7 @@ def draw(model):
             inputs[spec.name] = rng.integers(0, spec.highest, shape, dtype="int32")
     return inputs
 
-preset, directory = sys.argv[1:]
+preset, directory, layout = sys.argv[1:]
 tf.matmul(tf.ones((8, 8)), tf.ones((8, 8))).numpy()
 peaks = {"imports": peak()}
 model = zoo.create(preset)
@@ -50,7 +50,7 @@ peaks["created"] = peak()
 inputs = draw(model)
 before = {name: value.numpy() for name, value in model(inputs).items()}
 peaks["run"] = peak()
-zoo.save(model, directory)
+zoo.save(model, directory, layout=layout)
 peaks["saved"] = peak()
 del model
 gc.collect()  # a Keras model refers to itself
@@ -64,9 +64,10 @@ print(json.dumps({"parameters": parameters, "same": same, "finite": finite, "pea
 """
 
 
+@pytest.mark.parametrize("layout", ["zoo", "hf"])
 @pytest.mark.parametrize("preset", PARAMETERS)
-def test_a_published_size_lives_within_its_memory(preset: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", LIFE, preset, str(tmp_path / preset)]
+def test_a_published_size_lives_within_its_memory(preset: str, layout: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIFE, preset, str(tmp_path / preset), layout]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
@@ -74,7 +75,7 @@ def test_a_published_size_lives_within_its_memory(preset: str, tmp_path: Path) -
     baseline = found["peaks"].pop("imports")
     grown = {stage: (peak - baseline) / weights for stage, peak in found["peaks"].items()}
     figures = ", ".join(f"{stage} {ratio:.2f}" for stage, ratio in grown.items())
-    print(f"{preset}: weights {weights:.0f} MB; peak above the imports' {baseline:.0f} MB, in weights: {figures}")
+    print(f"{preset}, {layout}: {weights:.0f} MB; peak above the imports' {baseline:.0f} MB, in weights: {figures}")
     assert found["parameters"] == PARAMETERS[preset]
     assert found["same"] and found["finite"]
     assert max(grown.values()) <= MOST, figures
