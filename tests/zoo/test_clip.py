@@ -216,12 +216,15 @@ def test_a_loss_follows_its_paper(kind: str) -> None:
     logits = np.random.default_rng(0).normal(size=(5, 5)) * 3
     expected = LOSSES[kind](logits)
     loss = ContrastiveLoss(kind, reduction=None)
-    assert_close(loss(np.zeros(5), logits.astype("float32")), expected, 1e-6)
-    assert float(ContrastiveLoss(kind)(np.zeros(5), logits)) == pytest.approx(expected.mean(), rel=1e-6)
+    pairs = np.arange(5)
+    both = logits.astype("float32"), logits.T.astype("float32")
+    assert_close(loss(pairs, both), expected, 1e-6)
+    assert_close(loss(pairs[2:4], tuple(each[2:4] for each in both)), expected[2:4], 1e-6)
+    assert float(ContrastiveLoss(kind)(pairs, both)) == pytest.approx(expected.mean(), rel=1e-6)
     weights = np.array([1.0, 0.0, 2.0, 0.5, 1.0])
-    weighted = ContrastiveLoss(kind, reduction="sum")(np.zeros(5), logits, sample_weight=weights)
+    weighted = ContrastiveLoss(kind, reduction="sum")(pairs, both, sample_weight=weights)
     assert float(weighted) == pytest.approx((expected * weights).sum(), rel=1e-6)
-    half = ContrastiveLoss(kind, reduction=None)(np.zeros(5), tf.cast(logits, tf.bfloat16))
+    half = ContrastiveLoss(kind, reduction=None)(pairs, tuple(tf.cast(each, tf.bfloat16) for each in both))
     assert half.dtype == tf.float32
 
 
@@ -230,7 +233,7 @@ def test_large_logits_stay_finite(kind: str) -> None:
     logits = tf.constant(np.array([[-100.0, 100.0], [100.0, -100.0]], "float32"))
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        loss = ContrastiveLoss(kind)(np.zeros(2), logits)
+        loss = ContrastiveLoss(kind)(np.arange(2), (logits, tf.transpose(logits)))
     assert float(loss) == pytest.approx(200.0)
     assert np.isfinite(tape.gradient(loss, logits)).all()
 

@@ -8,7 +8,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("zoo")
 class ContrastiveLoss(keras.losses.Loss):
-    """One loss for each pair, from the similarity of every image with every text; the labels are the diagonal.
+    """One loss for each pair of a batch, from the similarities of every image with every text.
 
     Args:
         kind: "softmax", the mean of both cross-entropies, of the right text among all texts and of the right image
@@ -23,14 +23,22 @@ class ContrastiveLoss(keras.losses.Loss):
         self.kind = kind
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Logits (batch images, batch texts) to (batch,). `y_true` is not looked at."""
-        logits = ops.cast(y_pred, "float32")
-        right = ops.eye(ops.shape(logits)[0], dtype="float32")
+        """The loss of the pairs whose rows are given, (pairs,) float32.
+
+        Args:
+            y_true: which of all images, and of all texts, belong to these pairs: (pairs,) whole numbers.
+            y_pred: the logits of these pairs' images with all texts, and of these pairs' texts with all images, each
+                (pairs, all).
+        """
+        by_image, by_text = (ops.cast(logits, "float32") for logits in y_pred)
+        right = ops.one_hot(ops.cast(y_true, "int32"), ops.shape(by_image)[1], dtype="float32")
         if self.kind == "sigmoid":
-            return -ops.sum(ops.log_sigmoid((2.0 * right - 1.0) * logits), axis=1)
-        by_image = ops.sum(right * ops.log_softmax(logits, axis=1), axis=1)
-        by_text = ops.sum(right * ops.log_softmax(logits, axis=0), axis=0)
-        return -(by_image + by_text) / 2.0
+            return -ops.sum(ops.log_sigmoid((2.0 * right - 1.0) * by_image), axis=1)
+        return -(_log_share(right, by_image) + _log_share(right, by_text)) / 2.0
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "kind": self.kind}
+
+
+def _log_share(right: Any, logits: Any) -> Any:
+    return ops.sum(right * ops.log_softmax(logits, axis=1), axis=1)

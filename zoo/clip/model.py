@@ -9,6 +9,7 @@ from keras import ops
 
 from zoo.clip.config import CLIPConfig
 from zoo.clip.loss import ContrastiveLoss
+from zoo.distribution import GlobalLoss, gather_rows
 from zoo.gpt.model import GPTBackbone
 from zoo.layers import TokenPooling, dense, l2_normalize
 from zoo.model import TensorSpec, ZooModel
@@ -45,6 +46,7 @@ class CLIPDualEncoder(ZooModel):
     config: CLIPConfig
     tasks = ("contrast", "pretrain")
     output_names = ("image_embedding", "text_embedding", "logits_per_image", "logits_per_text")
+    joint_outputs = ("image_embedding", "text_embedding")
 
     def __init__(self, config: CLIPConfig | dict, name: str = "clip", **kwargs: Any) -> None:
         super().__init__(config, name=name, **kwargs)
@@ -55,7 +57,7 @@ class CLIPDualEncoder(ZooModel):
         self.image_projection = self._make_projection(c.vision.width, "image_projection")
         self.text_projection = self._make_projection(c.text.width, "text_projection")
         self.similarity = Similarity(c, dtype="float32", name="similarity")
-        self.contrast = ContrastiveLoss(c.loss)
+        self.contrast = GlobalLoss(ContrastiveLoss(c.loss, reduction="mean_with_sample_weight"))
 
     def _make_projection(self, inputs: int, name: str) -> Any:
         width, dtype = self.config.projection_width, self.dtype_policy.name
@@ -116,9 +118,14 @@ class CLIPDualEncoder(ZooModel):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The contrastive loss over the pairs of a batch, which need no labels; a scalar."""
-        logits = y_pred["logits_per_image"]
-        return self.contrast(ops.zeros_like(logits[:, 0]), logits, sample_weight=sample_weight)
+        """The contrastive loss over the pairs of a batch, which need no labels; a scalar. Under a distribution strategy
+        every pair is compared with those of all replicas, and this is the part of this replica's pairs."""
+        images, texts = y_pred["image_embedding"], y_pred["text_embedding"]
+        all_images, first = gather_rows(images)
+        all_texts, _ = gather_rows(texts)
+        own = first + ops.arange(ops.shape(images)[0], dtype="int32")
+        logits = self.similarity(images, all_texts), self.similarity(texts, all_images)
+        return self.contrast(own, logits, sample_weight=sample_weight)
 
 
 @keras.saving.register_keras_serializable("zoo")
