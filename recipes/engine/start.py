@@ -16,7 +16,7 @@ def start_tensorflow() -> None:
     with tempfile.TemporaryFile() as notes:
         os.dup2(notes.fileno(), 2)
         try:
-            importlib.import_module("tensorflow").config.list_logical_devices()
+            importlib.import_module("tensorflow").config.list_physical_devices()
         except BaseException:
             notes.seek(0)
             os.write(kept, notes.read())
