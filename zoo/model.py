@@ -7,11 +7,9 @@ import keras
 import numpy as np
 
 from zoo.config import Config
-
-if keras.backend.backend() == "tensorflow":
-    from zoo.training import DistributedModel as _Model
-else:  # other backends run the layers and models, and train as Keras does
-    _Model = keras.Model  # type: ignore[misc]
+from zoo.distribution import DistributedModel
+from zoo.errors import UserError
+from zoo.layers import TransformerStack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +56,7 @@ def image_spec(size: tuple[int, int], channels: int) -> TensorSpec:
     return TensorSpec("images", "float32", (Axis("batch"), *size, channels))
 
 
-class ZooModel(_Model):
+class ZooModel(DistributedModel):
     """A Keras model that is made from one `Config`, takes a dict of named inputs and returns a dict of named outputs.
 
     A subclass sets `family`, `config_class`, `tasks` and `output_names`, states `input_specs`, makes its layers in
@@ -95,6 +93,7 @@ class ZooModel(_Model):
         self.tokenizer: Any = None
         self.preprocessing: Any = self.config.make_preprocessing()
         self.labels: tuple[str, ...] | None = None
+        self.lora: Any = None  # what adapters it has, a `zoo.lora.LoRA`; None where it has none
 
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:
@@ -111,6 +110,28 @@ class ZooModel(_Model):
         }
         self.compute_output_spec(inputs)
         self.built = True
+
+    @property
+    def recompute(self) -> bool:
+        """Whether training keeps the input of each transformer block alone, and computes the rest again for the
+        backward pass: far less memory, for a forward pass more. False at first. To be set before `fit`, or between two
+        of them; it is no part of what is saved."""
+        stacks = self._stacks()
+        return bool(stacks) and all(stack.recompute for stack in stacks)
+
+    @recompute.setter
+    def recompute(self, value: bool) -> None:
+        for stack in self._stacks():
+            stack.recompute = bool(value)
+        self.forget_traces()
+
+    def forget_traces(self) -> None:
+        """Have `fit`, `evaluate` and `predict` trace the model anew, now that it computes something else."""
+        for traced in ("train_function", "test_function", "predict_function"):
+            setattr(self, traced, None)
+
+    def _stacks(self) -> list[TransformerStack]:
+        return [layer for layer in self._flatten_layers() if isinstance(layer, TransformerStack)]
 
     def named_weights(self) -> dict[str, keras.Variable]:
         """Every weight by its name in a checkpoint: the names of the layers that hold it, joined by dots.
@@ -132,6 +153,13 @@ class ZooModel(_Model):
         return value
 
     def get_config(self) -> dict[str, Any]:
+        """What the model is made again from.
+
+        Raises:
+            UserError: it has adapters, which would not be.
+        """
+        if self.lora is not None:
+            raise UserError("Keras would lose the adapters: merge_lora first, or use zoo.save or save_lora")
         return {
             "config": self.config.to_dict(),
             "task": self.task,

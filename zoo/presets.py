@@ -27,6 +27,7 @@ from zoo.errors import UserError
 from zoo.files import whole_directory, write_json
 from zoo.huggingface import find_layout, read_sentence_length, reading_length, write_settings
 from zoo.image import Preprocessing
+from zoo.lora import merged_weights
 from zoo.model import ZooModel
 from zoo.registry import Family, find_preset
 from zoo.tensors import FILE, Tensors, find_tensors, open_tensors, total_bytes, write_tensors
@@ -102,7 +103,7 @@ def load(source: str | Path, task: str | None = None, dtype: str = "float32", **
 
 
 def save(model: ZooModel, directory: str | Path, layout: str = "zoo", force: bool = False) -> None:
-    """Write a model directory, whole or not at all.
+    """Write a model directory, whole or not at all. Where the model has adapters, what is written has them merged.
 
     Args:
         model: what to save.
@@ -147,8 +148,8 @@ def save(model: ZooModel, directory: str | Path, layout: str = "zoo", force: boo
 
 
 def _values(model: ZooModel) -> dict[str, np.ndarray]:
-    """Every weight, without a copy where it lies in memory that NumPy can look into."""
-    values = {name: weight.value for name, weight in model.named_weights().items()}
+    """Every weight, adapters merged, without a copy where it lies in memory that NumPy can look into."""
+    values = {name: getattr(weight, "value", weight) for name, weight in merged_weights(model).items()}
     # Under TensorFlow the value is a variable, and `numpy()` would copy it.
     return {
         name: np.asarray(each.read_value() if hasattr(each, "read_value") else each) for name, each in values.items()
@@ -242,6 +243,6 @@ def _build(family: Family, config: Any, task: str, dtype: str) -> ZooModel:
 def _card(model: ZooModel) -> str:
     fields = "\n".join(f"| {name} | {value} |" for name, value in model.config.to_dict().items())
     return (
-        f"# {model.family}, {model.task}\n\n{model.count_params():,} parameters. "
+        f"# {model.family}, {model.task}\n\n{model.config.count_parameters(model.task):,} parameters. "
         f"Load it with `zoo.load(directory)`.\n\n| field | value |\n| --- | --- |\n{fields}\n"
     )

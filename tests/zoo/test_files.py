@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from zoo import files
 from zoo.errors import UserError
-from zoo.files import require_free, whole_directory, whole_file, write_text
+from zoo.files import remove_remains, require_free, whole_directory, whole_file, write_text
 
 
 def content(directory: Path) -> dict[str, bytes]:
@@ -58,8 +59,10 @@ def test_what_is_written_is_flushed_before_the_rename(tmp_path: Path, monkeypatc
         (partial / "y").write_text("y")
     with whole_file(tmp_path / "z") as partial:
         partial.write_text("z")
-    assert {path.name for path in flushed} == {"x", "y", partial.name}
-    assert all(".partial-" in str(path) for path in flushed)
+    whole = tmp_path / f".out.partial-{os.getpid()}"
+    # The names in a directory are flushed as its content is, and the rename itself last.
+    assert set(flushed[:4]) == {whole, whole / "deep", whole / "deep" / "x", whole / "y"}
+    assert flushed[4:] == [tmp_path, partial, tmp_path]
 
 
 def test_a_directory_appears_when_whole(tmp_path: Path) -> None:
@@ -115,6 +118,7 @@ def test_a_failing_rename_leaves_the_old_directory(
     path = tmp_path / "out"
     path.mkdir()
     (path / "mine").write_text("mine")
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)  # as where the system has none
     rename, calls = Path.rename, 0
 
     def fail_once(source: Path, target: Path) -> Path:
@@ -180,3 +184,39 @@ def test_a_free_name_is_one_that_loses_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not empty"):
         require_free(tmp_path)
     require_free(tmp_path, force=True)
+
+
+def test_a_directory_is_replaced_in_one_stroke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At no moment is there neither the old nor the new: a kill finds one of them."""
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / "mine").write_text("mine")
+    monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("two renames leave a gap between them"))
+    with whole_directory(path, force=True) as partial:
+        (partial / "x").write_text("1")
+    assert content(tmp_path) == {"out/x": b"1"}
+
+
+def test_two_paths_exchange_or_stay(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(name)
+    assert files._exchange(tmp_path / "one", tmp_path / "other")
+    assert content(tmp_path) == {"one/other": b"other", "other/one": b"one"}
+    assert not files._exchange(tmp_path / "one", tmp_path / "nothing")
+    assert content(tmp_path) == {"one/other": b"other", "other/one": b"one"}
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    ended, runs = 2**22 + 1, os.getppid()  # the first is more than Linux ever gives a process
+    for name in (f".a.partial-{ended}", f".a.replaced-{ended}", f".b.partial-{os.getpid()}"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text("x")
+    (tmp_path / f".c.partial-{ended}").write_text("c")
+    kept = {f".a.partial-{runs}", ".hidden", "a.partial-1", ".a.partial-x"}
+    for name in kept:
+        (tmp_path / name).write_text("kept")
+    remove_remains(tmp_path, "a")
+    assert {path.name for path in tmp_path.iterdir()} == kept | {f".b.partial-{os.getpid()}", f".c.partial-{ended}"}
+    remove_remains(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept

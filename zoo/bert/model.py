@@ -8,6 +8,7 @@ from keras import ops
 from zoo.bert.config import BERTConfig
 from zoo.layers import (
     ACTIVATIONS,
+    Dropout,
     PositionEmbedding,
     SegmentEmbedding,
     TokenEmbedding,
@@ -49,7 +50,7 @@ class BERTBackbone(ZooModel):
         )
         self.segment_embedding = SegmentEmbedding(c.num_segments, c.width, c.stddev, name="segment_embedding", **common)
         self.embedding_norm = keras.layers.LayerNormalization(epsilon=c.epsilon, name="embedding_norm", **common)
-        self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **common)
+        self.dropout = Dropout(c.dropout, name="dropout", **common)
         self.transformer = TransformerStack(
             c.depth,
             width=c.width,
@@ -124,7 +125,7 @@ class _BERTTask(TaskModel):
         """The dropout in front of a classifier."""
         c = self.config
         rate = c.dropout if c.classifier_dropout is None else c.classifier_dropout
-        return keras.layers.Dropout(rate, dtype=self.dtype_policy.name, name="classifier_dropout")
+        return Dropout(rate, dtype=self.dtype_policy.name, name="classifier_dropout")
 
 
 @keras.saving.register_keras_serializable("zoo")

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from zoo.gpt.config import GPTConfig
-from zoo.layers import PositionEmbedding, TokenEmbedding, TokenPooling, TransformerStack, dense, l2_normalize
+from zoo.layers import Dropout, PositionEmbedding, TokenEmbedding, TokenPooling, TransformerStack, dense, l2_normalize
 from zoo.layers.attention import Cache, empty_cache
 from zoo.model import TaskModel, TensorSpec, ZooModel, token_specs
 
@@ -35,7 +35,7 @@ class GPTBackbone(ZooModel):
         self.position_embedding = PositionEmbedding(
             c.max_length, c.width, c.stddev, name="position_embedding", **common
         )
-        self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **common)
+        self.dropout = Dropout(c.dropout, name="dropout", **common)
         self.transformer = TransformerStack(
             c.depth,
             width=c.width,

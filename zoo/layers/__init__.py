@@ -1,7 +1,8 @@
 """The layers that every family is assembled from. They know no family."""
 
 from zoo.layers.attention import MultiHeadAttention, empty_cache
-from zoo.layers.dense import dense
+from zoo.layers.dense import Dense, LowRankAdapter, dense
+from zoo.layers.dropout import Dropout
 from zoo.layers.embeddings import (
     GridPositionEmbedding,
     PatchEmbedding,
@@ -16,8 +17,11 @@ from zoo.layers.transformer import TransformerBlock, TransformerStack
 
 __all__ = [
     "ACTIVATIONS",
+    "Dense",
+    "Dropout",
     "FeedForward",
     "GridPositionEmbedding",
+    "LowRankAdapter",
     "MultiHeadAttention",
     "PatchEmbedding",
     "PositionEmbedding",

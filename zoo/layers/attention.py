@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from zoo.layers.dense import dense
+from zoo.layers.dropout import Dropout
 
 # Added to the scores of keys that may not be seen. Finite, so that a row with no visible key stays finite (it
 # attends evenly), and two of them added up stay inside float32.
@@ -67,7 +68,7 @@ class MultiHeadAttention(keras.layers.Layer):
             self.key_value = dense(2 * width, stddev, name="key_value", **common)
         else:
             self.qkv = dense(3 * width, stddev, name="qkv", **common)
-        self.dropout = keras.layers.Dropout(dropout, name="dropout", **common)
+        self.dropout = Dropout(dropout, name="dropout", **common)
         self.output_projection = dense(width, output_stddev or stddev, name="output", **common)
 
     def build(self, x_shape: Any, context_shape: Any = None) -> None:

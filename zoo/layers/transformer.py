@@ -5,7 +5,9 @@ from typing import Any
 import keras
 
 from zoo.layers.attention import Cache, MultiHeadAttention
+from zoo.layers.dropout import Dropout
 from zoo.layers.feed_forward import FeedForward
+from zoo.layers.recomputation import call_recomputed
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -59,7 +61,7 @@ class TransformerBlock(keras.layers.Layer):
             self.cross_norm = keras.layers.LayerNormalization(epsilon=epsilon, name="cross_norm", **common)
         self.feed_forward = FeedForward(width, mlp_width, activation, **scale, **common, name="feed_forward")
         self.feed_forward_norm = keras.layers.LayerNormalization(epsilon=epsilon, name="feed_forward_norm", **common)
-        self.dropout = keras.layers.Dropout(dropout, name="dropout", **common)
+        self.dropout = Dropout(dropout, name="dropout", **common)
 
     def build(self, x_shape: Any, context_shape: Any = None) -> None:
         self.attention.build(x_shape)
@@ -124,10 +126,14 @@ class TransformerStack(keras.layers.Layer):
     Args:
         depth: number of blocks.
         **block: the arguments of `TransformerBlock`.
+
+    Set its attribute `recompute`, and in training each block keeps its input alone for the backward pass and computes
+    the rest again then: a forward pass more, for far less memory. Weights, outputs and gradients stay what they are.
     """
 
     def __init__(self, depth: int, name: str | None = None, dtype: Any = None, **block: Any) -> None:
         super().__init__(name=name, dtype=dtype)
+        self.recompute = False
         self.blocks = [TransformerBlock(**block, dtype=self.dtype_policy.name, name=f"block_{i}") for i in range(depth)]
 
     def build(self, x_shape: Any, context_shape: Any = None) -> None:
@@ -146,6 +152,10 @@ class TransformerStack(keras.layers.Layer):
         training: bool | None = None,
     ) -> Any:
         """As `TransformerBlock.call`, with a tuple over the blocks for the cache and for the weights."""
+        if self.recompute and training and cache is None and not return_weights:
+            for block in self.blocks:
+                x = call_recomputed(block, x, padding_mask=padding_mask, context=context, context_mask=context_mask)
+            return x
         kept = []
         for i, block in enumerate(self.blocks):
             extras: list[Any] = []

@@ -7,6 +7,7 @@ different sizes, or different sums of weights.
 import contextlib
 import contextvars
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ import tensorflow as tf
 from keras import ops
 from keras.src.losses.losses import LossFunctionWrapper  # what Keras makes of a function; it exports it nowhere
 
-from zoo.training.replicas import count_replicas, sum_over_replicas
+from zoo.training.replicas import sum_over_replicas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,8 @@ class GlobalBatch:
     def of(cls, x: Any, sample_weight: Any, micro_batches: int) -> "GlobalBatch":
         """From what this replica has of the batch; every replica must call it."""
         rows = tf.cast(tf.shape(next(each for each in tf.nest.flatten(x) if each is not None))[0], tf.float32)
-        weights = tf.nest.map_structure(lambda each: tf.reduce_sum(tf.cast(each, tf.float32)), sample_weight or ())
+        given = () if sample_weight is None else sample_weight
+        weights = tf.nest.map_structure(lambda each: tf.reduce_sum(tf.cast(each, tf.float32)), given)
         rows, weights = sum_over_replicas((rows, weights))
         return cls(rows, weights, micro_batches)
 
@@ -76,6 +78,7 @@ class GlobalLoss(keras.losses.Loss):
 
     Raises:
         ValueError: the loss has no reduction.
+        NotImplementedError: on a call, where a mask meets micro-batches.
     """
 
     def __init__(self, loss: Any, path: tuple = (), name: str | None = None) -> None:
@@ -83,24 +86,45 @@ class GlobalLoss(keras.losses.Loss):
             raise ValueError(f"the loss {loss.name} has reduction {loss.reduction!r}: a step minimises one number")
         super().__init__(name=name or loss.name, reduction=loss.reduction)
         self.loss, self.path = loss, tuple(path)
-        self.each = object.__new__(type(loss))  # Keras's own `copy` saves and loads, which not every loss bears
-        self.each.__dict__.update(loss.__dict__, reduction=None)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         batch = _batch.get()
         if batch is None:
             return self.loss(y_true, y_pred, sample_weight)
-        outputs = tf.nest.flatten(y_pred)
-        if any(getattr(output, "_keras_mask", None) is not None for output in outputs):
-            if count_replicas() == batch.micro_batches == 1:
-                return self.loss(y_true, y_pred, sample_weight)
+        values, mask = self._values(y_true, y_pred, sample_weight)
+        if mask is not None:
+            return self._masked_share(values, mask, sample_weight, batch)
+        rows = tf.cast(tf.shape(tf.nest.flatten(y_pred)[0])[0], values.dtype)
+        return self._share(values, rows, sample_weight is not None, batch) * batch.micro_batches
+
+    def _values(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:
+        """The weighted values, and the mask that has been applied to them, from the output or from the loss itself (as
+        that of `ignore_class`); None without one."""
+        masks = [getattr(output, "_keras_mask", None) for output in tf.nest.flatten(y_pred)]
+
+        def call(y_true: Any, y_pred: Any) -> Any:
+            values = self.loss.call(y_true, y_pred)
+            masks.append(getattr(values, "_keras_mask", None))
+            return values
+
+        each = object.__new__(type(self.loss))  # Keras's own `copy` saves and loads, which not every loss bears
+        each.__dict__.update(self.loss.__dict__, reduction=None, call=call)
+        values = each(y_true, y_pred, sample_weight)
+        present = [tf.cast(mask, values.dtype) for mask in masks if mask is not None]
+        return values, functools.reduce(tf.multiply, present) if present else None
+
+    def _masked_share(self, values: Any, mask: Any, sample_weight: Any, batch: GlobalBatch) -> Any:
+        """The sum over what is not masked out, divided by how much that is: the replicas find out together."""
+        if self.reduction == "sum":
+            return ops.sum(values) * batch.micro_batches
+        if batch.micro_batches > 1:
             raise NotImplementedError(
-                f"the output that {self.name} looks at carries a Keras mask, whose sum over replicas and micro-batches "
-                "is not known beforehand: give the mask as sample_weight, with reduction='mean_with_sample_weight'"
+                f"the loss {self.name} has a mask, or an ignore_class, whose sum over micro-batches is not known "
+                "beforehand: give it as sample_weight, with reduction='mean_with_sample_weight'"
             )
-        values = self.each(y_true, y_pred, sample_weight)
-        share = self._share(values, tf.cast(tf.shape(outputs[0])[0], values.dtype), sample_weight is not None, batch)
-        return share * batch.micro_batches
+        if self.reduction == "mean_with_sample_weight" and sample_weight is not None:
+            mask = mask * tf.cast(sample_weight, mask.dtype)
+        return tf.math.divide_no_nan(ops.sum(values), sum_over_replicas(tf.reduce_sum(mask)))
 
     def _share(self, values: Any, rows: Any, weighted: bool, batch: GlobalBatch) -> Any:
         """What `rows` examples with these values add to the loss of the batch."""

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from zoo.layers import (
+    Dropout,
     GridPositionEmbedding,
     PatchEmbedding,
     TokenPooling,
@@ -59,7 +60,7 @@ class ViTBackbone(ZooModel):
             c.patch_size, c.width, bias=c.patch_bias, stddev=c.stddev, name="patch_embedding", **common
         )
         self.position_embedding = GridPositionEmbedding(c.grid, c.width, c.stddev, name="position_embedding", **common)
-        self.dropout = keras.layers.Dropout(c.dropout, name="dropout", **common)
+        self.dropout = Dropout(c.dropout, name="dropout", **common)
         self.embedding_norm: Any = None
         if c.embedding_norm:
             self.embedding_norm = keras.layers.LayerNormalization(epsilon=c.epsilon, name="embedding_norm", **common)

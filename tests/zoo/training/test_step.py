@@ -237,20 +237,46 @@ def test_micro_batches_need_rows_that_divide() -> None:
         model.fit(batches(), shuffle=False, verbose=0)
 
 
-def test_a_keras_mask_is_refused_where_its_sum_is_not_known(two_replicas) -> None:
-    class Masked(DistributedModel):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embedding = keras.layers.Embedding(5, 1, mask_zero=True)
+class Masked(DistributedModel):
+    """A model of the user's, whose output carries a mask."""
 
-        def call(self, x: Any) -> Any:
-            return self.embedding(x)
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = keras.layers.Embedding(5, 7, mask_zero=True)
 
-    with two_replicas.scope():
-        model = Masked()
-        model.compile("sgd", loss="mse", jit_compile=False)
-    with pytest.raises(NotImplementedError, match="give the mask as sample_weight"):
-        model.fit(np.ones((4, 3), "int32"), np.ones((4, 3, 1), "float32"), verbose=0)
+    def call(self, x: Any) -> Any:
+        return self.embedding(x)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_masks_and_ignored_classes_are_left_out_of_the_global_mean(two_replicas, weighted: bool) -> None:
+    """By hand: the sum over the tokens that are left, over their number, or the sum of their weights."""
+    rng = np.random.default_rng(0)
+    ids, labels = rng.integers(0, 5, (8, 3)).astype("int32"), rng.integers(0, 7, (8, 3)).astype("int32")
+    ids[:4] = np.maximum(ids[:4], 1)
+    labels[:2, 1] = -1
+    weights = rng.uniform(0.5, 2, (8, 3)).astype("float32") if weighted else np.ones((8, 3), "float32")
+    table = rng.normal(size=(5, 7)).astype("float32")
+    left = ((ids != 0) & (labels != -1)) * weights
+    entropy = (
+        np.log(np.exp(table[ids]).sum(-1)) - np.take_along_axis(table[ids], np.maximum(labels, 0)[..., None], 2)[..., 0]
+    )
+    expected = (entropy * left).sum() / left.sum()
+    reduction = "mean_with_sample_weight" if weighted else "sum_over_batch_size"
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1, reduction=reduction)
+    for strategy in (tf.distribute.get_strategy(), two_replicas):
+        with strategy.scope():
+            model = Masked()
+            model(ids)
+            model.compile("sgd", loss=loss, jit_compile=False)
+        model.set_weights([table])
+        given = {"sample_weight": weights} if weighted else {}
+        history = model.fit(ids, labels, batch_size=8, shuffle=False, verbose=0, **given).history["loss"]
+        assert history == [pytest.approx(expected, rel=1e-5)]
+    model = Masked()
+    model.compile("sgd", loss=loss, accumulate=2, jit_compile=False)
+    with pytest.raises(NotImplementedError, match="has a mask, or an ignore_class, whose sum over micro-batches"):
+        model.fit(ids, labels, verbose=0)
 
 
 def test_what_was_compiled_can_be_told_and_compiled_again() -> None:

@@ -1,0 +1,1 @@
+"""Side-by-side runs: what is claimed of speed and memory is measured here."""
