@@ -12,7 +12,8 @@ from zoo.errors import UserError
 VERBS = {
     "list": "families, their sizes with parameter counts, tasks, and recipes",
     "demo": "the whole journey on text that is already here: train, export, verify, generate",
-    "train": "train a model by a recipe, on your data",
+    "train": "train a model by a recipe, on your data; the same command goes on where it was stopped",
+    "launch": "start several workers on this machine, to try a distributed training",
     "eval": "measure a model on your data",
     "generate": "continue a prompt",
     "predict": "what a model says of texts or images",
@@ -33,7 +34,8 @@ A TensorFlow / Keras model zoo: models that train right and export with proof.
   --version
 
 Results go to standard output, progress and warnings to standard error. Exit codes: 0 done, 1 an artefact is out of
-tolerance, 2 a mistake in what was given or an export that was interrupted, 130 anything else interrupted.
+tolerance, 2 a mistake in what was given or an export that was interrupted, 75 a training that was ended by SIGTERM and
+saved, 130 anything else interrupted.
 """
 
 
