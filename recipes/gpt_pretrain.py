@@ -9,13 +9,16 @@ On a GPU: `--preset gpt2 --vocabulary-size 32000 --precision bfloat16 --batch-si
 """
 
 import dataclasses
+import hashlib
+import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
-from recipes.data.packing import TokenizerTraining, pack
+from recipes.data.packing import PackedText, TokenizerTraining, pack
 from recipes.engine.settings import Training
 from recipes.engine.start import start_tensorflow
 from zoo.directory import find_model_directory, read_saved, require_vocabulary
@@ -24,19 +27,27 @@ from zoo.gpt import GPTConfig
 from zoo.registry import find_preset
 from zoo.text import Tokenizer
 
+logger = logging.getLogger("zoo")
+
 
 @dataclasses.dataclass(frozen=True)
 class GPTPretrain:
     """Train GPT on a text file, or a folder of them, to predict the next token.
 
-    Leaves in --out: recipe.json, metrics.jsonl, loss.png, samples.txt, TensorBoard's logs, and model/, the model with
-    the lowest validation loss.
+    Leaves in --out: recipe.json, metrics.jsonl, loss.png, samples.txt, TensorBoard's logs, checkpoints/, and model/,
+    the model with the lowest validation loss. A run that was stopped, by whatever, goes on when the same command is
+    given again, and ends as if it had not been. Ctrl-C and SIGTERM save first; SIGTERM exits with 75.
     """
+
+    # What the text is made of counts, not where it lies.
+    free: ClassVar[frozenset[str]] = frozenset(
+        {"data", "validation_data", "evaluation_windows", "sample_prompt", "sample_tokens"}
+    )
 
     data: Path
     """Text file, or folder of text files."""
     out: Path
-    """Run directory to make."""
+    """Run directory to make, or to go on in."""
     validation_data: Path | None = None
     """Held-out text; without it a part of the data is held out."""
     validation_fraction: float = 0.1
@@ -61,7 +72,9 @@ class GPTPretrain:
     sample_tokens: int = 48
     """Length of the sample; 0 makes none."""
     force: bool = False
-    """Replace the run that is in --out already."""
+    """Go on with the run in --out although settings have changed."""
+    restart: bool = False
+    """Throw away the run in --out and begin anew."""
     json: bool = False
     """Print the result as one JSON object."""
 
@@ -72,17 +85,25 @@ class GPTPretrain:
             raise UserError(f"--evaluation-windows is {self.evaluation_windows}, and must be at least 1")
         if self.sample_tokens < 0:
             raise UserError(f"--sample-tokens is {self.sample_tokens}, and must be 0 or more")
+        if self.source is not None:
+            fields = {field.name: field for field in dataclasses.fields(self)}
+            for name in ("preset", "tokenizer", "vocabulary_size"):
+                if getattr(self, name) != fields[name].default:
+                    raise UserError(
+                        f"--from brings its own model and tokenizer: leave out --{name.replace('_', '-')}, or --from"
+                    )
 
 
 def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
     """Run the recipe: text to packed tokens, tokens to windows, and the engine trains; what it says is printed."""
     from recipes.data.batches import TrainingBatches, ValidationBatches
     from recipes.data.text import open_corpus
-    from recipes.engine.directory import open_run_directory, require_run_directory
+    from recipes.engine.directory import Run, require_run_directory
+    from recipes.engine.state import summarize
 
     # What can be wrong is found out before anything is written to --out, and most of it before TensorFlow is imported.
     inputs = (settings.data, settings.validation_data, settings.source, Path(settings.tokenizer))
-    require_run_directory(settings.out, settings.force, inputs)
+    require_run_directory(settings.out, settings.restart, inputs)
     overrides = _overrides(settings)
     config = _config(settings, overrides)
     corpus = open_corpus(settings.data, settings.validation_data, settings.validation_fraction)
@@ -96,18 +117,17 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
     validation_batches = ValidationBatches(
         packed.tokens("validation"), length, training.batch_size, settings.evaluation_windows
     )
-    facts = {
-        "train_tokens": packed.train.tokens,
-        "validation_tokens": packed.validation.tokens,
-        "vocabulary_size": packed.tokenizer.vocabulary_size,
-        "unigram_entropy": packed.unigram_entropy,
-        "replaced_characters": packed.replaced,
-    }
+    entropy = {"unigram_entropy": packed.unigram_entropy}
+    run = Run(settings.out, "gpt-pretrain", settings, _facts(packed))
+    if finished := run.finished():
+        logger.info("the run in %s is finished: nothing is left to train", settings.out)
+        return {**summarize(settings.out, finished.state, "tokens"), **entropy}
     start_tensorflow()
     import keras
 
     import zoo
     from recipes.data.dataset import training_dataset, validation_dataset
+    from recipes.engine.job import Job
     from recipes.engine.loop import train
     from zoo.generation import Generator
 
@@ -118,28 +138,39 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
         model.tokenizer = packed.tokenizer
         return model
 
-    def open_run() -> None:
-        open_run_directory(settings.out, settings.force, "gpt-pretrain", dataclasses.asdict(settings), facts)
-
-    def make_sample(model: Any) -> Callable[[], str] | None:
-        if not settings.sample_tokens:
-            return None
+    def make_sample(model: Any) -> Callable[[], str]:
         generator = Generator(model)
         return lambda: settings.sample_prompt + generator.generate_text(settings.sample_prompt, settings.sample_tokens)
 
-    summary = train(
+    bytes_per_token = packed.validation.bytes / packed.validation.tokens
+    job = Job(
         make_model,
         {"logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
-        training_dataset(train_batches),
-        validation_dataset(validation_batches),
-        training,
-        settings.out,
-        open_run,
-        tokens_per_step=training.batch_size * length,
-        bytes_per_token=packed.validation.bytes / packed.validation.tokens,
-        make_sample=make_sample,
+        lambda first_step: training_dataset(train_batches, first_step),
+        lambda: validation_dataset(validation_batches),
+        unit="tokens",
+        units_per_step=training.batch_size * length,
+        figures=lambda loss: {"validation_bits_per_byte": loss / bytes_per_token / math.log(2)},
+        make_sample=make_sample if settings.sample_tokens else None,
     )
-    return {**summary, "unigram_entropy": packed.unigram_entropy}
+    return {**train(job, training, run), **entropy}
+
+
+def _facts(packed: PackedText) -> dict[str, Any]:
+    """What was found in the text; `data` is a fingerprint of every id, and of what each stands for."""
+    content = hashlib.sha256(packed.tokenizer.fingerprint.encode())
+    for split in ("train", "validation"):
+        tokens = packed.tokens(split)
+        content.update(f" {split} {len(tokens)} ".encode())
+        content.update(tokens.data)
+    return {
+        "train_tokens": packed.train.tokens,
+        "validation_tokens": packed.validation.tokens,
+        "vocabulary_size": packed.tokenizer.vocabulary_size,
+        "unigram_entropy": packed.unigram_entropy,
+        "replaced_characters": packed.replaced,
+        "data": content.hexdigest(),
+    }
 
 
 def _overrides(settings: GPTPretrain) -> dict[str, Any]:

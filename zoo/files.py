@@ -2,8 +2,10 @@
 read as what it is: somebody else's."""
 
 import contextlib
+import ctypes
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 from zoo.errors import UserError
 
 LARGEST_JSON = 16 * 2**20  # bytes; a configuration with a thousand classes has a tenth of one
+REMAINS = re.compile(r"\.(?P<name>.+)\.(?:partial|replaced)-(?P<process>\d+)")  # what a killed process leaves behind
 
 
 @contextlib.contextmanager
@@ -23,6 +26,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield partial
         flush_to_disk(partial)
         partial.replace(path)
+        flush_to_disk(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -53,22 +57,68 @@ def whole_directory(path: Path, force: bool = False, marker: str | None = None) 
     partial.mkdir()
     try:
         yield partial
-        for file in partial.rglob("*"):
-            if file.is_file():
-                flush_to_disk(file)
+        for each in (*partial.rglob("*"), partial):
+            flush_to_disk(each)
         require_free(path, force, marker)  # somebody else may have taken the name meanwhile
-        replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
-        try:
-            if path.exists():
-                path.rename(replaced)
+        if not path.exists():
             partial.rename(path)
-        except BaseException:
-            if replaced.exists() and not path.exists():
-                replaced.rename(path)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
+        elif not _exchange(partial, path):  # what was there is now `partial`
+            _replace(partial, path)
+        flush_to_disk(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths swap their names at once, as Linux can on most file systems; whether it did. There is no moment at
+    which a process that is killed would leave neither name."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):  # another system, or an old C library
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename(here, os.fsencode(one), here, os.fsencode(other), ctypes.c_uint(exchange)) == 0
+
+
+def _replace(partial: Path, path: Path) -> None:
+    """The same by two renames: a process that is killed between them leaves what was there under a hidden name."""
+    replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+    try:
+        path.rename(replaced)
+        partial.rename(path)
+    except BaseException:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def remove_remains(directory: Path, name: str | None = None) -> None:
+    """Remove from `directory` what `whole_file` and `whole_directory` left there in processes that were killed.
+
+    Args:
+        directory: where; what lies deeper is left alone.
+        name: only what was to become this; None for all. A process that still runs on this machine keeps its own.
+    """
+    for path in directory.iterdir():
+        match = REMAINS.fullmatch(path.name)
+        if match and name in (None, match["name"]) and not _is_another_that_runs(int(match["process"])):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_another_that_runs(process: int) -> bool:
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)  # asks only
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def require_free(path: Path, force: bool = False, marker: str | None = None) -> None:
@@ -92,7 +142,8 @@ def require_outside(out: Path, inputs: Iterable[Path | None]) -> None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Ask the operating system to put the file on disk, so that a rename never outruns its content."""
+    """Ask the operating system to put a file on disk, so that a rename never outruns its content; or a directory, so
+    that the names in it are kept."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

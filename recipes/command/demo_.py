@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
             out=run_directory,
             training=training,
             sample_prompt=settings.prompt,
-            force=settings.force,
+            restart=settings.force,
         )
     )
 

@@ -1,105 +1,177 @@
-"""The loop of every recipe: strategy, compile, `model.fit`, and what a run leaves behind (TensorFlow only)."""
+"""The loop of every recipe: strategy, compile, restore, `model.fit`, and what a run leaves behind (TensorFlow only)."""
 
+import contextlib
 import math
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 from rich.console import Console
 
+import zoo.presets
+from recipes.engine.checkpoint import BrokenCheckpointError, Checkpoint, Store
+from recipes.engine.directory import Run
 from recipes.engine.interruption import Interruption
+from recipes.engine.job import Job
+from recipes.engine.journal import Journal
 from recipes.engine.optimizer import make_optimizer
 from recipes.engine.progress import ProgressBar
 from recipes.engine.records import Records
+from recipes.engine.saving import Saving
 from recipes.engine.settings import Training
+from recipes.engine.snapshot import restore, restore_weights
+from recipes.engine.state import summarize
 from recipes.engine.strategy import make_strategy
 from zoo.errors import UserError
+from zoo.training import NonFiniteError
+
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
-def train(
-    make_model: Callable[[str], Any],
-    losses: dict[str, Any],
-    train_data: Any,
-    validation_data: Any,
-    training: Training,
-    run: Path,
-    open_run: Callable[[], None],
-    tokens_per_step: int,
-    bytes_per_token: float,
-    make_sample: Callable[[Any], Callable[[], str] | None],
-) -> dict[str, Any]:
-    """Train a model and leave the best of it in `run/model`.
+def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
+    """Train a model, from the beginning or from the newest checkpoint in the run directory on, and leave the best of it
+    in `model/`.
+
+    A run that was killed at any moment ends as one that never was, bit for bit on one CPU: weights, optimizer, random
+    states, metrics and the data go on from where the checkpoint has them.
 
     Args:
-        make_model: makes or loads the model with the dtype policy it is given; called under the strategy.
-        losses: by name of output; the mean over the batch is taken.
-        train_data: `tf.data.Dataset` of global batches, at least `training.steps` of them.
-        validation_data: the same, ending.
+        job: what to train, on what.
         training: the settings.
-        run: the run directory.
-        open_run: makes the run directory; called when nothing is left that the user can have got wrong.
-        tokens_per_step: tokens in a global batch, for the speed.
-        bytes_per_token: of the validation text.
-        make_sample: given the model, gives what makes a sample text after each evaluation, or None.
+        run: where; the directory is made, or opened, when nothing is left that the user can have got wrong.
 
     Returns:
-        What there is to tell: the best step, its losses, the time taken.
+        What there is to tell: see `recipes.engine.state.summarize`.
+
+    Raises:
+        UserError: the settings do not fit the devices or the run; no checkpoint can be used; the loss or ten updates in
+            a row are not finite.
+        KeyboardInterrupt: by Ctrl-C, after a checkpoint.
+        SystemExit: with 75, by SIGTERM, after a checkpoint.
     """
-    console = Console(stderr=True)
+    # Several workers can be joined only before TensorFlow does anything else.
+    strategy = make_strategy(training.strategy, training.batch_size, training.accumulate, training.cluster)
     keras.utils.set_random_seed(training.seed)
-    strategy = make_strategy(training.strategy, training.batch_size)
     replicas = strategy.num_replicas_in_sync
+    validation_data = job.validation_data()
     held_out = tf.nest.flatten(validation_data.element_spec)[0].shape[0]
     if held_out % replicas:
         raise UserError(
-            f"the held-out text makes batches of {held_out} windows, which {replicas} replicas cannot share evenly: "
-            "hold out more text, or use --strategy one"
+            f"the held-out data makes batches of {held_out}, which {replicas} replicas cannot share evenly: "
+            "hold out more, or use --strategy one"
         )
-    device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    # Of several workers one alone writes, and speaks.
+    writes = strategy.cluster_resolver is None or strategy.cluster_resolver.task_id == 0
+    console = Console(stderr=True, quiet=not writes)
     with strategy.scope():
-        model = make_model("mixed_bfloat16" if training.precision == "bfloat16" else "float32")
+        model = job.make_model(POLICIES[training.precision])
+        optimizer = make_optimizer(model, training)
         # XLA inside MirroredStrategy fails on CPU (tensorflow #56423).
         model.compile(
-            optimizer=make_optimizer(model, training), loss=losses, jit_compile=training.xla and replicas == 1
+            optimizer=optimizer,
+            loss=job.losses,
+            jit_compile=training.xla and replicas == 1,
+            accumulate=training.accumulate,
         )
-    open_run()
-    console.print(
-        f"{model.count_params():,} parameters, {training.steps:,} steps of {tokens_per_step:,} tokens, "
-        f"on {replicas} {device}{'s' if replicas > 1 else ''}",
-        highlight=False,
-    )
-    progress = ProgressBar(training.steps, tokens_per_step, console)
-    records = Records(
-        run, training.steps, bytes_per_token, make_sample(model), lambda: progress.tokens_per_second, console
-    )
-    interruption = Interruption()
-    board = keras.callbacks.TensorBoard(str(run / "tensorboard"), write_graph=False)
-    try:
+        optimizer.build(model.trainable_variables)  # for there to be something to restore
+        # Keras would put the averages, where there are any, in place of the weights whenever a `fit` ends; a run that
+        # goes on has more than one, and is to end as any other.
+        optimizer.finalize_variable_values = lambda weights: None
+    with run.opened() if writes else contextlib.nullcontext(), Interruption() as interruption:
+        store = run.store
+        store.writes = writes
+        checkpoint = store.newest(lambda found: restore(model, found)) if run.goes_on else None
+        journal = Journal(run.directory, checkpoint.state if checkpoint else None, writes)
+        if checkpoint is not None:
+            require_best(model, journal, store, checkpoint)
+        _announce(console, job, training, model, replicas, journal.step)
+        progress = ProgressBar(journal.step, training.steps, job.unit, job.units_per_step, console)
+        sample = job.make_sample(model) if job.make_sample and writes else None
+        callbacks = [
+            progress,
+            Records(journal, job, training.steps, sample, progress, console),
+            *([keras.callbacks.TensorBoard(run.directory / "tensorboard", write_graph=False)] if writes else []),
+            Saving(store, journal, training, interruption, checkpoint),
+        ]
+        try:
+            _fit(model, job.train_data, validation_data, training, journal, callbacks)
+            store.wait()
+        except NonFiniteError as error:
+            store.wait()
+            last = f"{store.path(store.steps()[0])} is the last good checkpoint" if store.steps() else "none was saved"
+            raise UserError(f"{error}; {last}") from None
+        except (KeyboardInterrupt, SystemExit):
+            if interruption.taken:  # and not a second one, which waits for nothing
+                store.wait()
+                if writes:
+                    print(f"stopped at step {journal.step}: {_tell_kept(store, journal)}", file=sys.stderr)
+            raise
+        finally:
+            progress.close()
+    return summarize(run.directory, journal.state(), job.unit)
+
+
+def _fit(
+    model: Any,
+    train_data: Callable[[int], Any],
+    validation_data: Any,
+    training: Training,
+    journal: Journal,
+    callbacks: list[Any],
+) -> None:
+    """Interval by interval, each an epoch for Keras, with an evaluation at its end. One that was interrupted comes
+    first, by itself, since the epochs of one `fit` are equally long."""
+    every = training.evaluate_every
+    while journal.step < training.steps:
+        done = journal.step % every
+        interval = journal.step // every
         model.fit(
-            train_data,
-            steps_per_epoch=training.evaluate_every,
-            epochs=math.ceil(training.steps / training.evaluate_every),
+            train_data(journal.step),
+            steps_per_epoch=every - done,
+            initial_epoch=interval,
+            epochs=interval + 1 if done else math.ceil(training.steps / every),
             validation_data=validation_data,
-            callbacks=[progress, records, board, interruption],
+            callbacks=callbacks,
             shuffle=False,  # the data is in the order that it is to be in
             verbose=0,
         )
-    except KeyboardInterrupt:
-        kept = f"{run / 'model'} keeps step {records.best['step']}" if records.best else "no model was kept yet"
-        print(f"stopped at step {records.step}: {kept}", file=sys.stderr)
-        raise
-    finally:
-        interruption.close()
-        progress.close()
-    assert records.best is not None  # every run ends with an evaluation
-    return {
-        "run": str(run),
-        "best_step": records.best["step"],
-        "validation_loss": records.best["validation_loss"],
-        "validation_bits_per_byte": records.best["validation_bits_per_byte"],
-        "seconds": records.rows[-1]["seconds"],
-        "tokens_per_second": records.rows[-1]["tokens_per_second"],
-    }
+
+
+def require_best(model: Any, journal: Journal, store: Store, checkpoint: Checkpoint) -> None:
+    """Let `model/` be what the checkpoint says it is: a process that was killed may have replaced it since."""
+    if journal.best is None or not journal.writes or journal.best_is_there():
+        return
+    best = store.at(journal.best["step"])
+    try:
+        if best is None:
+            raise BrokenCheckpointError("there is none")
+        restore_weights(model, best)
+    except BrokenCheckpointError:
+        journal.forget_best()
+        return
+    zoo.presets.save(model, journal.run / "model", force=True)
+    journal.keep_best(journal.best)
+    restore_weights(model, checkpoint)
+
+
+def _announce(console: Console, job: Job, training: Training, model: Any, replicas: int, step: int) -> None:
+    device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    console.print(
+        f"{model.count_params():,} parameters, {training.steps:,} steps of {job.units_per_step:,} {job.unit}, "
+        f"on {replicas} {device}{'s' if replicas > 1 else ''}"
+        f"{f', going on from step {step:,}' if step else ''}",
+        highlight=False,
+    )
+
+
+def _tell_kept(store: Store, journal: Journal) -> str:
+    """What a run that stopped leaves."""
+    steps = store.steps()
+    told = (
+        f"the same command goes on from {store.path(steps[0])}"
+        if steps
+        else "no checkpoint was saved yet, and the same command begins again"
+    )
+    return told + (f"; {journal.run / 'model'} keeps step {journal.best['step']}" if journal.best else "")

@@ -1,104 +1,79 @@
-"""What a run leaves behind as it goes: metrics, the curve, samples, and the best model."""
+"""After each evaluation: a row, a line on the console, a sample, and the model if it is the best so far."""
 
-import json
 import math
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
-from matplotlib.figure import Figure
 from rich.console import Console
 
 import zoo.presets
-from zoo.errors import UserError
-from zoo.files import whole_file
+from recipes.engine.job import Job
+from recipes.engine.journal import Journal
+from recipes.engine.progress import ProgressBar
+from zoo.training import NonFiniteError
 
 
 class Records(keras.callbacks.Callback):
-    """After each evaluation: a line in `metrics.jsonl`, `loss.png` drawn anew, a line and a sample on the console,
-    and `model/` replaced if the validation loss is the best so far.
+    """Counts the steps, and tells the journal of each evaluation. `model/` is replaced where the loss is the best. A
+    loss that is not finite is a NonFiniteError.
 
     Args:
-        run: the run directory.
+        journal: of the run.
+        job: for its figures and samples.
         steps: number of updates of the whole run.
-        bytes_per_token: of the validation text, to state its loss in bits per byte.
         sample: makes a sample text; None makes none.
-        speed: gives the tokens per second at present.
+        progress: for the speed.
         console: where to tell.
     """
 
     def __init__(
         self,
-        run: Path,
+        journal: Journal,
+        job: Job,
         steps: int,
-        bytes_per_token: float,
         sample: Callable[[], str] | None,
-        speed: Callable[[], float],
+        progress: ProgressBar,
         console: Console,
     ) -> None:
         super().__init__()
-        self.run, self.steps, self.bytes_per_token = run, steps, bytes_per_token
-        self.sample, self.speed, self.console = sample, speed, console
-        self.began = time.monotonic()
-        self.step = 0
-        self.best: dict[str, Any] | None = None
-        self.rows: list[dict[str, Any]] = []
+        self.journal, self.job, self.steps = journal, job, steps
+        self.sample, self.progress, self.console = sample, progress, console
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.step += 1
-        if self.step >= self.steps:
+        self.journal.step += 1
+        if self.journal.step >= self.steps:
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        logs = logs or {}
+        logs, journal = logs or {}, self.journal
+        validation_loss = float(logs["val_loss"])
+        speed = f"{self.job.unit}_per_second"
         row = {
-            "step": self.step,
+            "step": journal.step,
             "loss": float(logs["loss"]),
-            "validation_loss": float(logs["val_loss"]),
-            "validation_bits_per_byte": float(logs["val_loss"]) / self.bytes_per_token / math.log(2),
+            "validation_loss": validation_loss,
+            **self.job.figures(validation_loss),
             "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
-            "tokens_per_second": round(self.speed()),
-            "seconds": round(time.monotonic() - self.began, 2),
+            "skipped_updates": self.model.step_state.skipped,
+            speed: round(self.progress.units_per_second),
+            "seconds": round(journal.seconds, 2),
         }
-        if not math.isfinite(row["loss"]) or not math.isfinite(row["validation_loss"]):
-            raise UserError(
-                f"the loss is not finite at step {self.step}: lower --learning-rate or --clip-norm"
-                + (f"; {self.run / 'model'} keeps step {self.best['step']}" if self.best else "")
-            )
-        self.rows.append(row)
-        with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        self._draw()
-        best = self.best is None or row["validation_loss"] < self.best["validation_loss"]
+        if not math.isfinite(row["loss"]) or not math.isfinite(validation_loss):
+            raise NonFiniteError(f"the loss is not finite at step {journal.step}: lower --learning-rate or --clip-norm")
+        best = journal.add(row)
         if best:
-            self.best = row
-            zoo.presets.save(self.model, self.run / "model", force=True)
+            if journal.writes:
+                zoo.presets.save(self.model, journal.run / "model", force=True)
+            journal.keep_best(row)
         self.console.print(
-            f"step {self.step}/{self.steps}  loss {row['loss']:.4f}  validation {row['validation_loss']:.4f}"
-            f"{' (best)' if best else ''}  {row['tokens_per_second']:,} tokens/s  {row['seconds']:.0f} s",
+            f"step {journal.step}/{self.steps}  loss {row['loss']:.4f}  validation {validation_loss:.4f}"
+            f"{' (best)' if best else ''}  {row[speed]:,} {self.job.unit}/s  {row['seconds']:.0f} s",
             highlight=False,
         )
         if self.sample is not None:
             text = self.sample()
-            with (self.run / "samples.txt").open("a", encoding="utf-8") as file:
-                file.write(f"--- step {self.step}\n{text}\n")
+            journal.add_sample(text)
             self.console.print(
                 f"  {text!r}", style="dim", highlight=False, markup=False, overflow="ellipsis", no_wrap=True
             )
-
-    def _draw(self) -> None:
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.add_subplot()
-        steps = [row["step"] for row in self.rows]
-        axes.plot(
-            steps, [row["loss"] for row in self.rows], marker="o", markersize=3, label="training (mean since last)"
-        )
-        axes.plot(steps, [row["validation_loss"] for row in self.rows], marker="o", markersize=3, label="validation")
-        axes.set_xlabel("step")
-        axes.set_ylabel("loss (nats per token)")
-        axes.grid(alpha=0.3)
-        axes.legend()
-        with whole_file(self.run / "loss.png") as partial:
-            figure.savefig(partial, format="png", dpi=120)

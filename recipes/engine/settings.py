@@ -1,19 +1,30 @@
 """The settings that every recipe shares."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from zoo.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How long and how to train."""
+    """How long and how to train.
+
+    Attributes:
+        free: the settings that may change when a run goes on: the weights do not hang on them, but for the rounding
+            of sums in another order (strategy, xla). `evaluate_every` decides which weights are found to be the best.
+    """
+
+    free: ClassVar[frozenset[str]] = frozenset(
+        {"strategy", "cluster", "xla", "evaluate_every", "save_every", "keep_last"}
+    )
 
     steps: int = 2000
     """Number of updates."""
     batch_size: int = 32
     """Sequences in an update, over all replicas."""
+    accumulate: int = 1
+    """Micro-batches that an update is computed in, one after the other, to save memory."""
     learning_rate: float = 1e-3
     """Peak of the schedule: linear warm-up, then cosine decay."""
     warmup_steps: int = 100
@@ -26,20 +37,28 @@ class Training:
     """Decay of AdamW's second moment."""
     clip_norm: float = 1.0
     """Longest global gradient; 0 does not clip."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Arithmetic of the layers; weights, softmax, norms and losses stay float32."""
-    strategy: Literal["auto", "one", "mirrored"] = "auto"
-    """Devices: one, or all GPUs of this machine in step (mirrored); auto is mirrored where there are several."""
+    strategy: Literal["auto", "one", "mirrored", "multiworker", "tpu"] = "auto"
+    """Devices: one; all GPUs of this machine in step (mirrored); those of several workers; a TPU; auto finds out."""
+    cluster: str = "auto"
+    """Where several workers find each other: tf_config, slurm, kubernetes:LABELS; auto is the first or the second."""
     xla: bool = True
     """Step compiled by XLA (one device only); --no-xla does without."""
     evaluate_every: int = 250
     """Updates between evaluations."""
+    save_every: int | None = None
+    """Updates between checkpoints; None for those between evaluations."""
+    keep_last: int = 3
+    """Checkpoints to keep, besides the one with the lowest validation loss."""
     seed: int = 0
     """Of weights, data order and dropout."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "evaluate_every"):
+        for name in ("steps", "batch_size", "accumulate", "evaluate_every", "keep_last"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
+        _require(self, "save_every", self.save_every is None or self.save_every >= 1, "at least 1")
+        _require(self, "batch_size", self.batch_size % self.accumulate == 0, f"a multiple of {self.accumulate}")
         for name in ("warmup_steps", "weight_decay", "clip_norm", "seed"):
             _require(self, name, 0 <= getattr(self, name) < float("inf"), "0 or more")
         _require(self, "seed", self.seed < 2**32, "below 2**32")

@@ -82,6 +82,10 @@ def test_train_mistakes_leave_nothing_behind(capsys, tmp_path, text_file):
     assert "'gpt-nano'" in train(text_file, "--preset", "gpt-nanno")
     assert "not empty" in train(text_file, to=taken)
     assert "no recipe.json" in train(text_file, "--force", to=taken)
+    assert "no recipe.json" in train(text_file, "--restart", to=taken)
+    assert "--preset" in train(text_file, "--from", taken, "--preset", "gpt-nano")
+    assert "--tokenizer" in train(text_file, "--from", taken, "--tokenizer", "char")
+    assert "--vocabulary-size" in train(text_file, "--from", taken, "--vocabulary-size", "300")
     assert "too small" in train(text_file, "--vocabulary-size", "12")
     assert "--learning-rate" in train(text_file, "--learning-rate", "-1")
     assert "--steps" in train(text_file, "--steps", "many")
@@ -106,14 +110,14 @@ def test_a_vocabulary_that_does_not_fit_the_model_to_go_on_from(capsys, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_force_replaces_a_run_but_never_what_is_read_or_is_no_run(capsys, tmp_path, text_file, trained_run):
+def test_a_new_beginning_replaces_a_run_but_never_what_is_read_or_is_no_run(capsys, tmp_path, text_file, trained_run):
     run_directory = shutil.copytree(trained_run, tmp_path / "run")
     inside = run_directory / "input.txt"
     shutil.copy(text_file, inside)
     everything = sorted(run_directory.rglob("*"))
 
     def train(data, *options):
-        return refuse(capsys, "train", "gpt-pretrain", "--data", data, "--out", run_directory, "--force", *options)
+        return refuse(capsys, "train", "gpt-pretrain", "--data", data, "--out", run_directory, "--restart", *options)
 
     assert "is to be read" in train(inside)
     assert "is to be read" in train(text_file, "--from", run_directory)

@@ -13,7 +13,7 @@ import pytest
 import zoo
 from recipes.data.text import find_documents, open_corpus
 from recipes.evaluation import evaluate_language_model
-from recipes.gpt_pretrain import train_gpt
+from recipes.gpt_pretrain import GPTPretrain, train_gpt
 from tests.recipes.conftest import tiny
 
 
@@ -125,7 +125,16 @@ def test_bpe_bfloat16_and_going_on_from_a_model(text_file, tmp_path):
     assert model.config.vocabulary_size == model.tokenizer.vocabulary_size == 300
     assert {weight.dtype for weight in model.weights} == {"float32"}
 
-    second = tiny(text_file, tmp_path / "on", source=tmp_path / "bpe", max_length=None, steps=5, evaluate_every=5)
+    second = tiny(
+        text_file,
+        tmp_path / "on",
+        source=tmp_path / "bpe",
+        preset=GPTPretrain.preset,
+        tokenizer=GPTPretrain.tokenizer,
+        max_length=None,
+        steps=5,
+        evaluate_every=5,
+    )
     assert train_gpt(second)["validation_loss"] < summary["validation_loss"] + 0.2
     assert zoo.load(tmp_path / "on").tokenizer.same_as(model.tokenizer)
 

@@ -1,0 +1,147 @@
+"""The engine from within: what a snapshot holds, which model is the best, and a job that is no language model's."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import zoo
+from recipes.data.batches import TrainingBatches, ValidationBatches
+from recipes.data.dataset import training_dataset, validation_dataset
+from recipes.engine.checkpoint import Checkpoint, Store
+from recipes.engine.directory import Run
+from recipes.engine.job import Job
+from recipes.engine.journal import Journal
+from recipes.engine.loop import require_best, train
+from recipes.engine.snapshot import restore, take_snapshot
+from tests.recipes.conftest import tiny
+from tests.recipes.resuming import arrays
+from zoo.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """One that has made a step, with AdamW."""
+    keras.utils.set_random_seed(0)
+    model = zoo.create("gpt-nano", task="generate", vocabulary_size=31, max_length=8)
+    model.compile(keras.optimizers.AdamW(1e-3), {"logits": keras.losses.SparseCategoricalCrossentropy(True)})
+    make_a_step(model)
+    return model
+
+
+def make_a_step(model: Any) -> None:
+    batches = TrainingBatches(np.arange(30, dtype="uint16"), 8, 2, 0)
+    model.fit(training_dataset(batches), steps_per_epoch=1, shuffle=False, verbose=0)
+
+
+def test_a_snapshot_is_a_copy_and_brings_all_of_it_back(model: Any, tmp_path: Path) -> None:
+    store = Store(tmp_path / "checkpoints", 3)
+    (tmp_path / "run").mkdir()
+    journal = Journal(tmp_path / "run", None)
+    journal.step = 1
+    before = take_snapshot(model, journal.state())
+    assert before.state.mid_interval
+    kept = {name: array.copy() for part in (before.weights, before.others) for name, array in part.items()}
+    make_a_step(model)
+    store.save(before)
+    store.wait()
+    after = take_snapshot(model, journal.state())
+    changed = {
+        name for name, array in {**after.weights, **after.others}.items() if not np.array_equal(array, kept[name])
+    }
+    assert {"backbone.token_embedding.table", "optimizer.00000", "random.00000"} <= changed
+    for part in (before.weights, before.others):
+        for name, array in part.items():
+            assert np.array_equal(array, kept[name]), name
+    assert store.newest(lambda found: restore(model, found)) is not None
+    again = take_snapshot(model, journal.state())
+    for name in changed - {name for name in changed if name.startswith("metrics.")}:
+        assert np.array_equal({**again.weights, **again.others}[name], kept[name]), name
+
+
+def test_the_best_model_is_what_the_checkpoint_says(model: Any, tmp_path: Path) -> None:
+    """A process that was killed left a later best, of which the run does not know."""
+    run = tmp_path / "run"
+    run.mkdir()
+    store, journal = Store(run / "checkpoints", 3), Journal(run, None)
+    checkpoints: list[Checkpoint] = []
+    for step, loss in ((1, 2.0), (2, 3.0)):
+        journal.step = step
+        if journal.add({"step": step, "loss": 1.0, "validation_loss": loss}):
+            zoo.save(model, run / "model", force=True)
+            journal.keep_best(journal.rows[-1])
+        store.save(take_snapshot(model, journal.state()))
+        store.wait()
+        checkpoints.append(store.at(step))  # type: ignore[arg-type]
+        make_a_step(model)
+    first, second = (arrays(each.directory / "weights.safetensors") for each in checkpoints)
+    assert first != second
+
+    zoo.save(model, run / "model", force=True)
+    restore(model, checkpoints[1])
+    again = Journal(run, checkpoints[1].state)
+    assert not again.best_is_there()
+    require_best(model, again, store, checkpoints[1])
+    assert arrays(run / "model" / "model.safetensors") == first
+    assert {name: weight.numpy().tobytes() for name, weight in model.named_weights().items()} == second
+    assert again.best_is_there()
+
+    shutil.rmtree(run / "model")
+    shutil.rmtree(checkpoints[0].directory)
+    require_best(model, again, Store(run / "checkpoints", 3), checkpoints[1])
+    assert again.best is None  # the next one is
+    assert again.add({"step": 3, "loss": 1.0, "validation_loss": 9.0})
+
+
+def poisoned(first_bad: int) -> Job:
+    """A run whose data weigh NaN from a batch on; counted in images."""
+    batches = TrainingBatches(np.arange(300, dtype="uint16") % 31, 8, 2, 0)
+
+    def data(first: int) -> tf.data.Dataset:
+        def weigh(step: Any, batch: Any) -> Any:
+            weight = tf.where(step >= first_bad, float("nan"), 1.0)
+            return (*batch, {"logits": tf.fill([2, 8], weight)})
+
+        return training_dataset(batches, first).enumerate(first).map(weigh)
+
+    return Job(
+        make_model=lambda dtype: zoo.create("gpt-nano", vocabulary_size=31, max_length=8, dtype=dtype),
+        losses={"logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
+        train_data=data,
+        validation_data=lambda: validation_dataset(ValidationBatches(np.arange(300, dtype="uint16") % 31, 8, 2, 4)),
+        unit="images",
+        units_per_step=2,
+        figures=lambda loss: {"validation_twice": 2 * loss},
+    )
+
+
+def test_a_run_of_updates_that_are_not_finite_ends_it(tmp_path: Path, text_file: Path) -> None:
+    settings = tiny(text_file, tmp_path / "run", steps=60, evaluate_every=20, save_every=1, batch_size=2)
+    run = Run(settings.out, "test", settings, {"data": ""})
+    with pytest.raises(UserError, match=r"not finite.*step-00000025 is the last good checkpoint") as stopped:
+        train(poisoned(25), settings.training, run)
+    assert "\n" not in str(stopped.value)
+    assert run.store.steps() == [25, 24, 23, 20]
+    good = run.store.newest()
+    assert good is not None
+    assert all(np.isfinite(array.astype("float32")).all() for _, array in good.read("weights.safetensors"))
+
+
+def test_a_recipe_brings_its_own_unit_and_figures(tmp_path: Path, text_file: Path) -> None:
+    settings = tiny(text_file, tmp_path / "run", steps=4, evaluate_every=2, batch_size=2, precision="float16")
+    summary = train(poisoned(99), settings.training, Run(settings.out, "test", settings, {"data": ""}))
+    rows = [json.loads(line) for line in (settings.out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4]
+    for row in rows:
+        assert row["validation_twice"] == 2 * row["validation_loss"]
+        assert row["skipped_updates"] == 0
+        assert "images_per_second" in row
+    assert summary["validation_twice"] == 2 * summary["validation_loss"]
+    assert not (settings.out / "samples.txt").exists()
+    kept = arrays(settings.out / "checkpoints" / "step-00000004" / "optimizer.safetensors")
+    assert "step.loss_scale" in kept
