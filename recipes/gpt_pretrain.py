@@ -35,8 +35,9 @@ class GPTPretrain:
     """Train GPT on a text file, or a folder of them, to predict the next token.
 
     Leaves in --out: recipe.json, metrics.jsonl, loss.png, samples.txt, TensorBoard's logs, checkpoints/, and model/,
-    the model with the lowest validation loss. A run that was stopped, by whatever, goes on when the same command is
-    given again, and ends as if it had not been. Ctrl-C and SIGTERM save first; SIGTERM exits with 75.
+    the model with the lowest validation loss (with --lora-rank the adapters are merged there, and apart in adapters/).
+    A run that was stopped, by whatever, goes on when the same command is given again, and ends as if it had not been.
+    Ctrl-C and SIGTERM save first; SIGTERM exits with 75.
     """
 
     # What the text is made of counts, not where it lies.
@@ -85,6 +86,8 @@ class GPTPretrain:
             raise UserError(f"--evaluation-windows is {self.evaluation_windows}, and must be at least 1")
         if self.sample_tokens < 0:
             raise UserError(f"--sample-tokens is {self.sample_tokens}, and must be 0 or more")
+        if self.source is None and self.training.optimization.lora_rank:
+            raise UserError("--lora-rank adapts a model that is trained already: give one with --from")
         if self.source is not None:
             fields = {field.name: field for field in dataclasses.fields(self)}
             for name in ("preset", "tokenizer", "vocabulary_size"):

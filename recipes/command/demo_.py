@@ -8,6 +8,7 @@ from typing import Any, Literal
 from recipes.command.parsing import parse
 from recipes.data.samples import python_documentation_folder
 from recipes.data.text import first_text
+from recipes.engine.optimizer import Optimization
 from recipes.engine.settings import Training
 from recipes.engine.start import start_tensorflow
 from recipes.gpt_pretrain import GPTPretrain, train_gpt
@@ -17,7 +18,9 @@ from zoo.registry import find_preset
 
 NEW_TOKENS = 64
 # About 2.5 million tokens: two and a half minutes on two cores that have nothing else to do.
-TRAINING = Training(steps=1200, batch_size=16, learning_rate=4e-3, warmup_steps=50, evaluate_every=150)
+TRAINING = Training(
+    steps=1200, batch_size=16, evaluate_every=150, optimization=Optimization(learning_rate=4e-3, warmup_steps=50)
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
-import zoo.presets
+from recipes.engine.averages import Averages, swap_averages
 from recipes.engine.checkpoint import BrokenCheckpointError, Checkpoint, Store
 from recipes.engine.directory import Run
 from recipes.engine.interruption import Interruption
@@ -18,10 +18,10 @@ from recipes.engine.job import Job
 from recipes.engine.journal import Journal
 from recipes.engine.optimizer import make_optimizer
 from recipes.engine.progress import ProgressBar
-from recipes.engine.records import Records
+from recipes.engine.records import Records, keep_model
 from recipes.engine.saving import Saving
 from recipes.engine.settings import Training
-from recipes.engine.snapshot import restore, restore_weights
+from recipes.engine.snapshot import restore
 from recipes.engine.state import summarize
 from recipes.engine.strategy import make_strategy
 from zoo.errors import UserError
@@ -67,7 +67,8 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
     console = Console(stderr=True, quiet=not writes)
     with strategy.scope():
         model = job.make_model(POLICIES[training.precision])
-        optimizer = make_optimizer(model, training)
+        optimizer = make_optimizer(model, training.optimization, training.steps)
+        model.recompute = training.recompute
         # XLA inside MirroredStrategy fails on CPU (tensorflow #56423).
         model.compile(
             optimizer=optimizer,
@@ -92,6 +93,7 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
         callbacks = [
             progress,
             Records(journal, job, training.steps, sample, progress, console),
+            *([Averages()] if optimizer.use_ema else []),
             *([keras.callbacks.TensorBoard(run.directory / "tensorboard", write_graph=False)] if writes else []),
             Saving(store, journal, training, interruption, checkpoint),
         ]
@@ -147,13 +149,15 @@ def require_best(model: Any, journal: Journal, store: Store, checkpoint: Checkpo
     try:
         if best is None:
             raise BrokenCheckpointError("there is none")
-        restore_weights(model, best)
+        restore(model, best)
     except BrokenCheckpointError:
         journal.forget_best()
         return
-    zoo.presets.save(model, journal.run / "model", force=True)
+    if model.optimizer.use_ema:
+        swap_averages(model)
+    keep_model(model, journal.run)
     journal.keep_best(journal.best)
-    restore_weights(model, checkpoint)
+    restore(model, checkpoint)
 
 
 def _announce(console: Console, job: Job, training: Training, model: Any, replicas: int, step: int) -> None:

@@ -1,15 +1,14 @@
-"""The optimizer of a run: which one, its learning rate over the steps, and what it does to each weight."""
+"""The optimizer of a run: which one, its learning rate over the steps, which weights it trains, and how each."""
 
 import dataclasses
 from typing import Any, Literal
 
-from recipes.engine.settings import Training
 from zoo.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimization:
-    """How weights follow their gradients."""
+    """Which weights are trained, and how they follow their gradients."""
 
     optimizer: Literal["adamw", "lamb", "muon", "sgd"] = "adamw"
     """AdamW; LAMB, for batches of thousands; Muon, for the matrices of the blocks, with AdamW for the rest; or SGD."""
@@ -37,15 +36,23 @@ class Optimization:
     """What the learning rate is multiplied by for each layer below the head; 0.65 to 0.9 is usual in fine-tuning."""
     freeze: tuple[str, ...] = ()
     """Weights to leave as they are, by name or pattern: backbone.token_embedding.* or *.block_[01].*"""
+    lora_rank: int = 0
+    """Train low-rank adapters of this rank, and the head, instead of all weights; 0 trains all. Needs --from."""
+    lora_alpha: float = 16.0
+    """What an adapter adds is scaled by this over the rank."""
+    lora_dropout: float = 0.0
+    """Rate of dropout on the input of an adapter."""
+    lora_layers: tuple[str, ...] = ("*.attention.*", "*.feed_forward.*")
+    """The layers that get adapters, by name or pattern."""
     ema: float = 0.0
-    """Decay of an average of the weights, such as 0.999, which is what is kept at the end; 0 keeps none."""
+    """Decay of an average of the weights, such as 0.999: what is evaluated and kept in model/; 0 averages nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("warmup_steps", "weight_decay", "clip_norm"):
+        for name in ("warmup_steps", "weight_decay", "clip_norm", "lora_rank"):
             self._require(name, 0 <= getattr(self, name) < float("inf"), "0 or more")
-        for name in ("learning_rate", "epsilon"):
+        for name in ("learning_rate", "epsilon", "lora_alpha"):
             self._require(name, 0 < getattr(self, name) < float("inf"), "above 0")
-        for name in ("beta_1", "beta_2", "ema"):
+        for name in ("beta_1", "beta_2", "lora_dropout", "ema"):
             self._require(name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
         for name in ("decay_fraction", "layer_decay"):
             self._require(name, 0 < getattr(self, name) <= 1, "above 0, and 1 at most")
@@ -61,8 +68,9 @@ class Optimization:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}, and must be {allowed}")
 
 
-def build_optimizer(model: Any, optimization: Optimization, steps: int) -> Any:
-    """The Keras optimizer for `model`, whose weights it freezes where asked to: call it before `compile`.
+def make_optimizer(model: Any, optimization: Optimization, steps: int) -> Any:
+    """The Keras optimizer for `model`, to which it gives adapters and whose weights it freezes where asked to: call it
+    before `compile`.
 
     Args:
         model: a `zoo.model.ZooModel`, built.
@@ -75,9 +83,12 @@ def build_optimizer(model: Any, optimization: Optimization, steps: int) -> Any:
     """
     import keras
 
+    import zoo.lora
     import zoo.optimizers
 
     o = optimization
+    if o.lora_rank:
+        zoo.lora.add_lora(model, o.lora_rank, o.lora_alpha, o.lora_dropout, o.lora_layers)
     zoo.optimizers.freeze(model, o.freeze)
     warmup = min(o.warmup_steps, steps - 1)
     rate = zoo.optimizers.Schedule(o.learning_rate, steps, warmup, o.schedule, o.final_learning_rate, o.decay_fraction)
@@ -95,27 +106,3 @@ def build_optimizer(model: Any, optimization: Optimization, steps: int) -> Any:
     kinds = {"adamw": zoo.optimizers.AdamW, "lamb": zoo.optimizers.LAMB, "muon": zoo.optimizers.Muon}
     factors = zoo.optimizers.layer_factors(model, o.layer_decay) if o.layer_decay != 1 else None
     return kinds[o.optimizer](beta_1=o.beta_1, beta_2=o.beta_2, epsilon=o.epsilon, factors=factors, **common)
-
-
-def make_optimizer(model: Any, training: Training) -> Any:
-    """AdamW (Loshchilov and Hutter 2019) for the weights of `model`, which decays matrices and embeddings only."""
-    import keras
-
-    warmup = min(training.warmup_steps, training.steps - 1)
-    schedule: Any = keras.optimizers.schedules.CosineDecay(
-        # Keras counts steps from 0: the first update of a warm-up from 0 would be lost.
-        initial_learning_rate=training.learning_rate / (warmup + 1),
-        decay_steps=max(1, training.steps - warmup),
-        alpha=training.final_learning_rate,
-        warmup_target=training.learning_rate,
-        warmup_steps=warmup,
-    )
-    optimizer = keras.optimizers.AdamW(
-        learning_rate=schedule,
-        weight_decay=training.weight_decay,
-        beta_2=training.beta_2,
-        epsilon=1e-8,
-        global_clipnorm=training.clip_norm or None,
-    )
-    optimizer.exclude_from_weight_decay(var_list=[w for w in model.trainable_weights if len(w.shape) < 2])
-    return optimizer

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 from rich.console import Console
 
+import zoo.lora
 import zoo.presets
 from recipes.engine.job import Job
 from recipes.engine.journal import Journal
@@ -64,7 +66,7 @@ class Records(keras.callbacks.Callback):
         best = journal.add(row)
         if best:
             if journal.writes:
-                zoo.presets.save(self.model, journal.run / "model", force=True)
+                keep_model(self.model, journal.run)
             journal.keep_best(row)
         self.console.print(
             f"step {journal.step}/{self.steps}  loss {row['loss']:.4f}  validation {validation_loss:.4f}"
@@ -77,3 +79,10 @@ class Records(keras.callbacks.Callback):
             self.console.print(
                 f"  {text!r}", style="dim", highlight=False, markup=False, overflow="ellipsis", no_wrap=True
             )
+
+
+def keep_model(model: Any, run: Path) -> None:
+    """Write `model/`; where adapters are trained, with these merged, and in `adapters/` apart."""
+    zoo.presets.save(model, run / "model", force=True)
+    if model.lora is not None:
+        zoo.lora.save_lora(model, run / "adapters", force=True)

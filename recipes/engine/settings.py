@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar, Literal
 
+from recipes.engine.optimizer import Optimization
 from zoo.errors import UserError
 
 
@@ -12,11 +13,11 @@ class Training:
 
     Attributes:
         free: the settings that may change when a run goes on: the weights do not hang on them, but for the rounding
-            of sums in another order (strategy, xla). `evaluate_every` decides which weights are found to be the best.
+            of sums in another order (strategy, xla, recompute). `evaluate_every` decides which is found the best.
     """
 
     free: ClassVar[frozenset[str]] = frozenset(
-        {"strategy", "cluster", "xla", "evaluate_every", "save_every", "keep_last"}
+        {"strategy", "cluster", "xla", "recompute", "evaluate_every", "save_every", "keep_last"}
     )
 
     steps: int = 2000
@@ -25,18 +26,9 @@ class Training:
     """Sequences in an update, over all replicas."""
     accumulate: int = 1
     """Micro-batches that an update is computed in, one after the other, to save memory."""
-    learning_rate: float = 1e-3
-    """Peak of the schedule: linear warm-up, then cosine decay."""
-    warmup_steps: int = 100
-    """Updates before the peak."""
-    final_learning_rate: float = 0.1
-    """Where the decay ends, as a fraction of the peak."""
-    weight_decay: float = 0.1
-    """Decoupled decay of matrices and embeddings; biases and norms have none."""
-    beta_2: float = 0.99
-    """Decay of AdamW's second moment."""
-    clip_norm: float = 1.0
-    """Longest global gradient; 0 does not clip."""
+    recompute: bool = False
+    """Keep the input of each block alone, and compute the rest again for the backward pass, to save memory."""
+    optimization: Optimization = dataclasses.field(default_factory=Optimization)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Arithmetic of the layers; weights, softmax, norms and losses stay float32."""
     strategy: Literal["auto", "one", "mirrored", "multiworker", "tpu"] = "auto"
@@ -59,12 +51,7 @@ class Training:
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         _require(self, "save_every", self.save_every is None or self.save_every >= 1, "at least 1")
         _require(self, "batch_size", self.batch_size % self.accumulate == 0, f"a multiple of {self.accumulate}")
-        for name in ("warmup_steps", "weight_decay", "clip_norm", "seed"):
-            _require(self, name, 0 <= getattr(self, name) < float("inf"), "0 or more")
-        _require(self, "seed", self.seed < 2**32, "below 2**32")
-        _require(self, "learning_rate", 0 < self.learning_rate < float("inf"), "above 0")
-        _require(self, "final_learning_rate", 0 <= self.final_learning_rate <= 1, "from 0 to 1")
-        _require(self, "beta_2", 0 <= self.beta_2 < 1, "from 0 to below 1")
+        _require(self, "seed", 0 <= self.seed < 2**32, "0 or more, and below 2**32")
 
 
 def _require(settings: object, name: str, holds: bool, allowed: str) -> None:

@@ -43,18 +43,6 @@ def restore(model: Any, checkpoint: Checkpoint) -> None:
             others[name].assign(value)
 
 
-def restore_weights(model: Any, checkpoint: Checkpoint) -> None:
-    """Set the weights alone.
-
-    Raises:
-        BrokenCheckpointError: it is of another model.
-    """
-    weights = model.named_weights()
-    checkpoint.require(WEIGHTS, _kinds(weights))
-    for name, value in checkpoint.read(WEIGHTS):
-        weights[name].assign(value)
-
-
 def restore_metrics(model: Any, checkpoint: Checkpoint) -> None:
     """Set the metrics to what they were in the middle of an interval.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes.engine.optimizer import Optimization
 from recipes.engine.settings import Training
 from recipes.gpt_pretrain import GPTPretrain, train_gpt
 
@@ -44,6 +45,15 @@ def text_file(tmp_path_factory) -> Path:
     return path
 
 
+FIELDS = Optimization.__dataclass_fields__
+
+
+def make_training(**settings) -> Training:
+    """Training and its optimization, from the fields of both."""
+    optimization = Optimization(**{name: settings.pop(name) for name in list(settings) if name in FIELDS})
+    return Training(optimization=optimization, **settings)
+
+
 def tiny(data: Path, out: Path, **changes) -> GPTPretrain:
     """Settings that train in seconds; compiling by XLA would take longer than the training."""
     training = {
@@ -54,9 +64,11 @@ def tiny(data: Path, out: Path, **changes) -> GPTPretrain:
         "evaluate_every": 100,
         "xla": False,
     }
-    training |= {name: changes.pop(name) for name in list(changes) if name in Training.__dataclass_fields__}
+    training |= {
+        name: changes.pop(name) for name in list(changes) if name in {**FIELDS, **Training.__dataclass_fields__}
+    }
     settings = {"preset": "gpt-nano", "tokenizer": "char", "max_length": 32, "sample_tokens": 12}
-    return GPTPretrain(data=data, out=out, training=Training(**training), **{**settings, **changes})
+    return GPTPretrain(data=data, out=out, training=make_training(**training), **{**settings, **changes})
 
 
 @pytest.fixture(scope="session")

@@ -78,10 +78,10 @@ def test_the_best_model_is_kept_when_training_goes_on_to_do_harm(text_file, tmp_
     from recipes.engine.optimizer import make_optimizer
 
     class Harm:
-        def __new__(cls, model, training):
+        def __new__(cls, model, optimization, steps):
             import keras
 
-            optimizer = make_optimizer(model, training)
+            optimizer = make_optimizer(model, optimization, steps)
             steps = keras.optimizers.schedules.PiecewiseConstantDecay([20], [1e-2, 1.0])
             optimizer.learning_rate = steps
             return optimizer

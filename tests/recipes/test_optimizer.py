@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import zoo
-from recipes.engine.optimizer import Optimization, build_optimizer
+from recipes.engine.optimizer import Optimization, make_optimizer
 from zoo.optimizers import LAMB, AdamW, Muon
 
 
@@ -43,7 +43,7 @@ def test_every_setting_reaches_the_optimizer(gpt: Any, name: str, kind: type) ->
         layer_decay=1.0 if name == "sgd" else 0.5,
         ema=0.6,
     )
-    optimizer = build_optimizer(gpt, settings, 20)
+    optimizer = make_optimizer(gpt, settings, 20)
     assert type(optimizer) is kind
     config = optimizer.get_config()
     wanted = {"weight_decay": 0.3, "global_clipnorm": 0.7, "use_ema": True, "ema_momentum": 0.6}
@@ -58,12 +58,12 @@ def test_every_setting_reaches_the_optimizer(gpt: Any, name: str, kind: type) ->
 
 
 def test_nothing_is_clipped_averaged_or_slowed_unless_asked_for(gpt: Any) -> None:
-    config = build_optimizer(gpt, Optimization(clip_norm=0.0), 20).get_config()
+    config = make_optimizer(gpt, Optimization(clip_norm=0.0), 20).get_config()
     assert config["global_clipnorm"] is None and config["use_ema"] is False and config["factors"] == {}
 
 
 def test_a_run_shorter_than_its_warmup_reaches_the_peak_at_its_end(gpt: Any) -> None:
-    optimizer = build_optimizer(gpt, Optimization(learning_rate=0.1, warmup_steps=100), 4)
+    optimizer = make_optimizer(gpt, Optimization(learning_rate=0.1, warmup_steps=100), 4)
     rates = [float(optimizer._learning_rate(step)) for step in range(4)]
     np.testing.assert_allclose(rates, [0.025, 0.05, 0.075, 0.1], rtol=1e-6)
 
@@ -77,7 +77,7 @@ def test_matrices_alone_decay(gpt: Any, name: str) -> None:
         learning_rate=0.5,
         weight_decay=0.5,
     )
-    optimizer = build_optimizer(gpt, settings, 20)
+    optimizer = make_optimizer(gpt, settings, 20)
     for weight in gpt.trainable_weights:
         weight.assign(np.ones(weight.shape))
     optimizer.apply([keras.ops.zeros(weight.shape) for weight in gpt.trainable_weights], gpt.trainable_weights)
@@ -89,14 +89,14 @@ def test_matrices_alone_decay(gpt: Any, name: str) -> None:
 
 
 def test_what_is_frozen_is_left_out(thawed: Any) -> None:
-    optimizer = build_optimizer(thawed, Optimization(freeze=("*.block_0.*", "*_embedding.table"), layer_decay=0.5), 20)
+    optimizer = make_optimizer(thawed, Optimization(freeze=("*.block_0.*", "*_embedding.table"), layer_decay=0.5), 20)
     optimizer.build(thawed.trainable_weights)
     assert len(thawed.trainable_weights) == 12 + 2
     assert set(optimizer.get_config()["factors"]) == {
         name for name, weight in thawed.named_weights().items() if weight.trainable
     }
     with pytest.raises(zoo.UserError, match=r"'\*\.block_7\.\*' is to be frozen"):
-        build_optimizer(thawed, Optimization(freeze=("*.block_7.*",)), 20)
+        make_optimizer(thawed, Optimization(freeze=("*.block_7.*",)), 20)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,17 +15,20 @@ import pytest
 
 from recipes.engine.checkpoint import Snapshot
 from recipes.engine.directory import Run, require_run_directory
+from recipes.engine.optimizer import Optimization
 from recipes.engine.settings import Training
 from recipes.engine.state import RunState
 from recipes.gpt_pretrain import GPTPretrain
+from tests.recipes.conftest import make_training
 from zoo.errors import UserError
 
 FACTS = {"data": "0123", "train_tokens": 7}
 
 
 def run_in(out: Path, facts: dict[str, Any] = FACTS, recipe: str = "gpt-pretrain", **changes: Any) -> Run:
-    training = {name: changes.pop(name) for name in list(changes) if name in Training.__dataclass_fields__}
-    settings = GPTPretrain(data=Path("a.txt"), out=out, training=Training(**{"steps": 30, **training}), **changes)
+    names = Training.__dataclass_fields__ | Optimization.__dataclass_fields__
+    training = {name: changes.pop(name) for name in list(changes) if name in names}
+    settings = GPTPretrain(data=Path("a.txt"), out=out, training=make_training(**{"steps": 30, **training}), **changes)
     return Run(out, recipe, settings, facts)
 
 
@@ -80,6 +84,17 @@ MATTER = {
     "weight_decay": 0.0,
     "clip_norm": 0.0,
     "beta_2": 0.9,
+    "optimizer": "lamb",
+    "schedule": "linear",
+    "decay_fraction": 0.2,
+    "beta_1": 0.8,
+    "epsilon": 1e-6,
+    "layer_decay": 0.9,
+    "freeze": ("*.block_0.*",),
+    "ema": 0.9,
+    "lora_alpha": 8.0,
+    "lora_dropout": 0.1,
+    "lora_layers": ("*.attention.*",),
     "seed": 1,
     "precision": "bfloat16",
     "accumulate": 2,
@@ -95,7 +110,8 @@ MATTER = {
 @pytest.mark.parametrize("name", MATTER)
 def test_a_setting_that_matters_is_named_and_refused(begun: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     option = f"--{name.replace('_', '-')}"
-    with pytest.raises(UserError, match=rf"{option} is {MATTER[name]}, and the run in .* has .*--force") as refused:
+    told = re.escape(str(list(value) if isinstance(value := MATTER[name], tuple) else value))
+    with pytest.raises(UserError, match=rf"{option} is {told}, and the run in .* has .*--force") as refused:
         _ = run_in(begun, **{name: MATTER[name]}).goes_on
     assert "\n" not in str(refused.value)
     with caplog.at_level(logging.WARNING, "zoo"):
@@ -118,10 +134,11 @@ def test_a_setting_that_does_not_matter_is_taken_over(begun: Path) -> None:
 def test_every_setting_is_of_one_kind_or_the_other() -> None:
     """Whoever adds a setting decides whether the weights hang on it: it matters unless it is said not to."""
     known = {*FREE, *MATTER, "final_learning_rate"}
-    leaves = {field.name for kind in (GPTPretrain, Training) for field in dataclasses.fields(kind)} - {"training"}
+    kinds = (GPTPretrain, Training, Optimization)
+    leaves = {field.name for kind in kinds for field in dataclasses.fields(kind)} - {"training", "optimization"}
     free = GPTPretrain.free | Training.free | {"out", "json", "force", "restart"}
     assert free <= leaves
-    assert leaves - free - known == {"source"}
+    assert leaves - free - known == {"source", "lora_rank"}
 
 
 def test_the_option_is_called_as_the_command_line_calls_it(begun: Path) -> None:

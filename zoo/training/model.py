@@ -133,7 +133,12 @@ class DistributedModel(keras.Model):
         with of_global_batch(batch):
             loss = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         replicas = count_replicas()
-        self._loss_tracker.update_state(loss * replicas, sample_weight=batch.rows / (replicas * batch.micro_batches))
+        weight = batch.rows / (replicas * batch.micro_batches)
+        # An update that is skipped is told by its count: one loss that is not finite would hide all the others'.
+        counts = tf.math.is_finite(loss) if training else tf.constant(True)
+        self._loss_tracker.update_state(
+            tf.where(counts, loss, 0.0) * replicas, sample_weight=tf.where(counts, weight, 0.0)
+        )
         self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         scale = self.optimizer.loss_scale_factor
         return loss * scale if training and scale and not self.step_state.scales_loss else loss
