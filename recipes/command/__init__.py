@@ -34,8 +34,8 @@ A TensorFlow / Keras model zoo: models that train right and export with proof.
   --version
 
 Results go to standard output, progress and warnings to standard error. Exit codes: 0 done, 1 an artefact is out of
-tolerance, 2 a mistake in what was given or an export that was interrupted, 75 a training that was ended by SIGTERM and
-saved, 130 anything else interrupted.
+tolerance, 2 a mistake in what was given or an export that was interrupted, 75 a training that SIGTERM or a lost
+worker stopped: the same command goes on; 130 anything else interrupted.
 """
 
 

@@ -86,10 +86,10 @@ def _start(command: list[str], addresses: list[str], place: int) -> subprocess.P
 def _wait(workers: list[subprocess.Popen]) -> int:
     """Until all have ended; where one fails, the others are ended as well."""
     code, ended = 0, None
-    while any(worker.poll() is None for worker in workers):
-        failed = [worker.returncode for worker in workers if worker.returncode not in (None, 0)]
+    while None in (codes := [worker.poll() for worker in workers]):
+        failed = [each for each in codes if each]
         if failed and ended is None:
-            ended, code = time.monotonic(), failed[0]
+            ended, code = time.monotonic(), min(failed)  # one that was killed, before one that missed it
             for worker in workers:
                 if worker.poll() is None and code != os.EX_TEMPFAIL:
                     worker.terminate()

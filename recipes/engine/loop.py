@@ -1,6 +1,7 @@
 """The loop of every recipe: strategy, compile, restore, `model.fit`, and what a run leaves behind (TensorFlow only)."""
 
 import contextlib
+import logging
 import math
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from rich.console import Console
 from recipes.engine.averages import Averages, swap_averages
 from recipes.engine.checkpoint import BrokenCheckpointError, Checkpoint, Store
 from recipes.engine.directory import Run
-from recipes.engine.interruption import Interruption
+from recipes.engine.interruption import EX_TEMPFAIL, Interruption
 from recipes.engine.job import Job
 from recipes.engine.journal import Journal
 from recipes.engine.optimizer import make_optimizer
@@ -27,6 +28,10 @@ from recipes.engine.strategy import make_strategy
 from zoo.errors import UserError
 from zoo.training import NonFiniteError
 
+logger = logging.getLogger("zoo")
+
+# What TensorFlow raises on a worker when it cannot reach another.
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
@@ -49,7 +54,7 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
         UserError: the settings do not fit the devices or the run; no checkpoint can be used; the loss or ten updates in
             a row are not finite.
         KeyboardInterrupt: by Ctrl-C, after a checkpoint.
-        SystemExit: with 75, by SIGTERM, after a checkpoint.
+        SystemExit: with 75, by SIGTERM, after a checkpoint; or where another worker was lost.
     """
     # Several workers can be joined only before TensorFlow does anything else.
     strategy = make_strategy(training.strategy, training.batch_size, training.accumulate, training.cluster)
@@ -104,6 +109,12 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
             store.wait()
             last = f"{store.path(store.steps()[0])} is the last good checkpoint" if store.steps() else "none was saved"
             raise UserError(f"{error}; {last}") from None
+        except LOST as error:
+            if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+                raise
+            store.wait()
+            logger.error("another worker was lost (%s): %s", _last_line(error), _tell_kept(store, journal))
+            raise SystemExit(EX_TEMPFAIL) from None
         except (KeyboardInterrupt, SystemExit):
             if interruption.taken:  # and not a second one, which waits for nothing
                 store.wait()
@@ -168,6 +179,12 @@ def _announce(console: Console, job: Job, training: Training, model: Any, replic
         f"{f', going on from step {step:,}' if step else ''}",
         highlight=False,
     )
+
+
+def _last_line(error: tf.errors.OpError) -> str:
+    """Of the many lines of TensorFlow's message the one that tells what happened."""
+    lines = [line for line in str(error).splitlines() if line.startswith("Collective ops is aborted")]
+    return (lines or [type(error).__name__])[0]
 
 
 def _tell_kept(store: Store, journal: Journal) -> str:

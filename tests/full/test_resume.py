@@ -1,15 +1,17 @@
 """Twenty kills: a run that is ended again and again, wherever it is, ends as one that was let be, bit by bit."""
 
+import os
 import random
 import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recipes.command import run as zoo_command
 from tests.recipes.conftest import WORDS
-from tests.recipes.resuming import command, kill, newest_step, outcome, start, wait_until
+from tests.recipes.resuming import arrays, command, kill, newest_step, outcome, start, wait_until
 
 pytestmark = pytest.mark.full
 
@@ -60,3 +62,37 @@ def test_twenty_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert reached[-1] > STEPS / 4
     assert zoo_command(command(text, out, steps=STEPS, save_every=1)) == 0
     assert outcome(out, STEPS) == outcome(whole, STEPS)
+
+
+def test_one_worker_of_two_is_killed_and_the_job_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the two once, with dropout and shuffling: weights as the training contract says of two workers that were
+    never killed."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    draw = random.Random(1)
+    text = tmp_path / "text.txt"
+    text.write_text("".join(" ".join(draw.choices(WORDS, k=6)) + ".\n" for _ in range(1600)), encoding="utf-8")
+
+    def launch(out: Path) -> list[str]:
+        return ["launch", "--workers", "2", "--", *command(text, out, steps=STEPS, save_every=5)]
+
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert zoo_command(launch(whole)) == 0
+    for killed in range(2):
+        begun = newest_step(out)
+        job = start(launch(out))
+        assert wait_until(job, lambda: newest_step(out) >= begun + 20)  # noqa: B023 - it is over in this round
+        workers = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        os.kill(int(workers[killed]), signal.SIGKILL)
+        _, told = job.communicate(timeout=120)
+        assert job.returncode == 128 + signal.SIGKILL, told
+        assert f"worker {killed} was ended by SIGKILL" in told
+        print(told)
+        assert STEPS > newest_step(out) > begun
+    assert zoo_command(launch(out)) == 0
+    one, other = (arrays(run / "checkpoints" / f"step-{STEPS:08}" / "weights.safetensors") for run in (whole, out))
+    for name, value in one.items():
+        expected, found = (np.frombuffer(each, "float32") for each in (value, other[name]))
+        if name.endswith("qkv.bias"):
+            third = len(expected) // 3  # the keys' part, which has no true gradient
+            expected, found = (np.delete(each, np.s_[third : 2 * third]) for each in (expected, found))
+        assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected), name
