@@ -82,8 +82,13 @@ def apply_gradients(optimizer: Any, gradients: list[Any], weights: list[Any], st
         gradients: of the scaled loss, on this replica, dense; None for a weight that has none.
         weights: as many.
         state: of the step.
+
+    Raises:
+        ValueError: there is nothing to train.
     """
     places = [place for place, gradient in enumerate(gradients) if gradient is not None]
+    if not places:
+        raise ValueError("no trainable weight has a gradient: unfreeze some, or compile a loss that hangs on one")
     present = sum_over_replicas([gradients[place] for place in places])
     scale = state.loss_scale if state.scales_loss else optimizer.loss_scale_factor
     if scale is not None:
@@ -98,7 +103,8 @@ def apply_gradients(optimizer: Any, gradients: list[Any], weights: list[Any], st
     def apply(gradients: list[Any]) -> None:
         optimizer.apply(gradients, weights)
 
-    if count_replicas() == 1:
+    # Replicas on a TPU are one program, and need not meet: they take one branch by themselves.
+    if count_replicas() == 1 or isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
         with _as_it_is(optimizer):
             tf.cond(finite, lambda: apply(gradients), lambda: None)
         state.note(finite)
