@@ -45,19 +45,23 @@ def run(arguments: list[str]) -> int:
         raise UserError("zoo launch takes a command after --, as in: zoo launch --workers 2 -- train gpt-pretrain ...")
     workers: list[subprocess.Popen] = []
     wanted: list[int] = []
+    reached: set[int] = set()
 
     def pass_on(number: int, frame: object) -> None:
         wanted.append(number)
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(number)
+                reached.add(worker.pid)
 
     previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         addresses = [f"127.0.0.1:{port}" for port in _free_ports(settings.workers)]
         for place in range(settings.workers):
             workers.append(_start(command, addresses, place))
-        return _wait(workers)
+            if wanted and workers[-1].pid not in reached:  # it came while this one was started
+                workers[-1].send_signal(wanted[0])
+        return _wait(workers, wanted)
     finally:
         for worker in workers:
             if worker.poll() is None:
@@ -83,17 +87,17 @@ def _start(command: list[str], addresses: list[str], place: int) -> subprocess.P
     )
 
 
-def _wait(workers: list[subprocess.Popen]) -> int:
-    """Until all have ended; where one fails, the others are ended as well."""
+def _wait(workers: list[subprocess.Popen], wanted: list[int]) -> int:
+    """Until all have ended; where one fails, the others are ended as well, but for what a signal has them save."""
     code, ended = 0, None
     while None in (codes := [worker.poll() for worker in workers]):
         failed = [each for each in codes if each]
         if failed and ended is None:
             ended, code = time.monotonic(), min(failed)  # one that was killed, before one that missed it
             for worker in workers:
-                if worker.poll() is None and code != os.EX_TEMPFAIL:
+                if worker.poll() is None and not wanted:
                     worker.terminate()
-        if ended is not None and time.monotonic() - ended > SECONDS_TO_END:
+        if ended is not None and not wanted and time.monotonic() - ended > SECONDS_TO_END:
             for worker in workers:
                 worker.kill()
         time.sleep(0.1)

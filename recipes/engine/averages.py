@@ -6,8 +6,11 @@ import keras
 
 
 def swap_averages(model: Any) -> None:
-    """Put the averages in place of the weights, and these in theirs; a second time puts both back."""
+    """Put the averages in place of the weights, and these in theirs; a second time puts both back. Before the first
+    update there are none."""
     optimizer = model.optimizer
+    if not int(keras.ops.convert_to_numpy(optimizer.iterations)):
+        return
     for weight, average in zip(model.trainable_variables, optimizer._model_variables_moving_average, strict=True):
         value = keras.ops.copy(weight)
         weight.assign(average)

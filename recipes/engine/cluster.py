@@ -51,6 +51,15 @@ def find_cluster(name: str) -> Any:
     raise UserError(f"--cluster is {name!r:.80}, and must be auto, tf_config, slurm or kubernetes:LABELS")
 
 
+def is_first(resolver: Any) -> bool:
+    """Whether this process is the one of its cluster that writes and speaks: its chief, or the first worker where none
+    is called so. Alone, without a resolver, it is."""
+    if resolver is None or resolver.task_type is None:
+        return True
+    chiefs = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_id == 0 and (resolver.task_type == "chief" or not chiefs)
+
+
 def _workers_of_tf_config() -> int:
     """Number of workers in `TF_CONFIG`; 0 where it is not set."""
     text = os.environ.get("TF_CONFIG", "")

@@ -50,6 +50,7 @@ class Run:
     recipe: str
     settings: Any
     facts: dict[str, Any]
+    _changes: list[str] = dataclasses.field(default_factory=list, init=False, repr=False)
 
     @functools.cached_property
     def goes_on(self) -> bool:
@@ -87,7 +88,7 @@ class Run:
                     f"--{options[name]} is {value}, and the run in {self.directory} has {recorded[name]!s:.80}: "
                     "give that to go on with it, --force to go on with the changed one, or --restart to begin anew"
                 )
-            logger.warning("--%s was %s until now, and is %s from here on", options[name], recorded[name], value)
+            self._changes.append(f"--{options[name]} was {recorded[name]!s:.80} until now, and is {value} from here on")
         if fingerprint != self.facts["data"]:
             raise UserError(
                 f"the data is not what the run in {self.directory} was trained on: "
@@ -95,8 +96,8 @@ class Run:
             )
         for package, before in versions.items():
             if package in PACKAGES and before != version(package):
-                logger.warning(
-                    "the run was begun with %s %.40s, and goes on with %s", package, before, version(package)
+                self._changes.append(
+                    f"the run was begun with {package} {before!s:.40}, and goes on with {version(package)}"
                 )
         return True
 
@@ -127,9 +128,7 @@ class Run:
         with contextlib.ExitStack() as held:
             if self.directory.is_dir():
                 held.enter_context(_alone(self.directory))
-            if self.goes_on:
-                write_text(self.directory / RECORD, self._record())
-            else:
+            if not self.goes_on:
                 with whole_directory(self.directory, force=self.settings.restart, marker=RECORD) as partial:
                     (partial / RECORD).write_text(self._record(), encoding="utf-8")
                 held.enter_context(_alone(self.directory))
@@ -138,6 +137,12 @@ class Run:
                     remove_remains(directory)
             remove_remains(self.directory.resolve().parent, self.directory.resolve().name)
             yield
+
+    def take_over(self) -> None:
+        """What differs from the run as it was is told, and the run's own from now on."""
+        for change in self._changes:
+            logger.warning("%s", change)
+        write_text(self.directory / RECORD, self._record())
 
     def _record(self) -> str:
         record = {

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from recipes.engine.averages import Averages, swap_averages
 from recipes.engine.checkpoint import BrokenCheckpointError, Checkpoint, Store
+from recipes.engine.cluster import is_first
 from recipes.engine.directory import Run
 from recipes.engine.interruption import EX_TEMPFAIL, Interruption
 from recipes.engine.job import Job
@@ -68,7 +69,7 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
             "hold out more, or use --strategy one"
         )
     # Of several workers one alone writes, and speaks.
-    writes = strategy.cluster_resolver is None or strategy.cluster_resolver.task_id == 0
+    writes = is_first(strategy.cluster_resolver)
     console = Console(stderr=True, quiet=not writes)
     with strategy.scope():
         model = job.make_model(POLICIES[training.precision])
@@ -89,6 +90,8 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
         store = run.store
         store.writes = writes
         checkpoint = store.newest(lambda found: restore(model, found)) if run.goes_on else None
+        if writes and run.goes_on:
+            run.take_over()  # a changed setting is the run's own once its checkpoint has been found to fit
         journal = Journal(run.directory, checkpoint.state if checkpoint else None, writes)
         if checkpoint is not None:
             require_best(model, journal, store, checkpoint)

@@ -96,3 +96,35 @@ def test_one_worker_of_two_is_killed_and_the_job_started_again(tmp_path: Path, m
             third = len(expected) // 3  # the keys' part, which has no true gradient
             expected, found = (np.delete(each, np.s_[third : 2 * third]) for each in (expected, found))
         assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected), name
+
+
+def test_kills_with_everything_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters, an average of the weights, a loss scale, micro-batches and recomputation, each with a state of its own
+    to bring back."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    draw = random.Random(2)
+    text = tmp_path / "text.txt"
+    text.write_text("".join(" ".join(draw.choices(WORDS, k=6)) + ".\n" for _ in range(1600)), encoding="utf-8")
+    base, whole, out = tmp_path / "base", tmp_path / "whole", tmp_path / "run"
+    assert zoo_command(command(text, base)) == 0
+
+    def tune(run: Path) -> list[str]:
+        options = (
+            f"--from {base} --lora-rank 2 --lora-dropout 0.1 --ema 0.9 --precision float16 --accumulate 2 --recompute "
+            "--batch-size 8 --learning-rate 1e-2 --warmup-steps 5 --dropout 0.1 --steps 60 --evaluate-every 15 "
+            "--save-every 2 --sample-tokens 4 --no-xla"
+        )
+        return ["train", "gpt-pretrain", "--data", str(text), "--out", str(run), *options.split()]
+
+    assert zoo_command(tune(whole)) == 0
+    for _ in range(4):
+        begun = newest_step(out)
+        process = start(tune(out))
+        wait_until(process, lambda: newest_step(out) >= begun + 6)  # noqa: B023 - it is over in this round
+        time.sleep(draw.random() * 0.1)
+        code, told = kill(process)
+        assert code == -signal.SIGKILL, told
+        assert newest_step(out) > begun
+    assert zoo_command(tune(out)) == 0
+    assert outcome(out, 60) == outcome(whole, 60)
+    assert {path.name for path in (out / "adapters").iterdir()} == {"adapter.json", "adapter.safetensors"}

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from recipes.engine import cluster
-from recipes.engine.cluster import counts_several_workers, find_cluster
+from recipes.engine.cluster import counts_several_workers, find_cluster, is_first
 from recipes.engine.strategy import make_strategy
 from zoo.errors import UserError
 
@@ -38,6 +38,22 @@ def test_tf_config(monkeypatch) -> None:
     alone = {"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(alone))
     assert not counts_several_workers()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "task", "index", "first"),
+    [
+        (["worker"], "worker", 0, True),
+        (["worker"], "worker", 1, False),
+        (["chief", "worker"], "chief", 0, True),
+        (["chief", "worker"], "worker", 0, False),
+    ],
+)
+def test_one_process_alone_writes(monkeypatch, jobs: list[str], task: str, index: int, first: bool) -> None:
+    spec = {"cluster": {job: ["a:1", "b:2"] for job in jobs}, "task": {"type": task, "index": index}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(spec))
+    assert is_first(find_cluster("auto")) is first
+    assert is_first(None)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"cluster": {}}', '{"cluster": {"worker": []}, "task": {"index": "x"}}'])

@@ -180,12 +180,12 @@ def test_another_model_does_not_fit_even_by_force(
     copy: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(copy / "checkpoints" / f"step-{STEPS:08}")
-    before = content(copy / "checkpoints")
+    before = content(copy)
     options = command(text_file, copy)
     options[options.index("--max-length") + 1] = "16"
     assert "--max-length is 16, and the run in" in refuse(capsys, options)
     assert "backbone.position_embedding" in refuse(capsys, [*options, "--force"])
-    assert content(copy / "checkpoints") == before
+    assert content(copy) == before
 
 
 def test_other_text_is_refused(copy: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

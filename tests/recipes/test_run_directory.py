@@ -117,6 +117,9 @@ def test_a_setting_that_matters_is_named_and_refused(begun: Path, name: str, cap
     with caplog.at_level(logging.WARNING, "zoo"):
         run = run_in(begun, force=True, **{name: MATTER[name]})
         assert run.goes_on
+        assert not caplog.records
+        with run.opened():
+            run.take_over()
     assert [record.getMessage().split(" ")[0] for record in caplog.records] == [option]
     with run.opened():
         pass
@@ -127,7 +130,7 @@ def test_a_setting_that_does_not_matter_is_taken_over(begun: Path) -> None:
     run = run_in(begun, json=True, **FREE)
     assert run.goes_on
     with run.opened():
-        pass
+        run.take_over()
     assert json.loads((begun / "recipe.json").read_text())["settings"]["training"]["evaluate_every"] == 7
 
 
@@ -188,7 +191,9 @@ def test_other_versions_are_told(begun: Path, caplog: pytest.LogCaptureFixture) 
     record["versions"]["keras"] = "3.0.0"
     path.write_text(json.dumps(record))
     with caplog.at_level(logging.WARNING, "zoo"):
-        assert run_in(begun).goes_on
+        run = run_in(begun)
+        assert run.goes_on
+        run.take_over()
     (told,) = caplog.records
     assert "begun with keras 3.0.0" in told.getMessage()
 

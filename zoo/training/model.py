@@ -53,9 +53,14 @@ class DistributedModel(keras.Model):
         """
         optimizer = keras.optimizers.get(optimizer)
         strategy = self.distribute_strategy
-        _require_supported(optimizer, strategy, accumulate, kwargs.get("steps_per_execution", 1))
+        _require_supported(optimizer, strategy, accumulate)
         kwargs["auto_scale_loss"] = False
         super().compile(optimizer, globalize(loss), *args, **kwargs)
+        workers = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        if self.steps_per_execution > 1 and (workers or strategy.num_replicas_in_sync > 1):
+            raise ValueError("steps_per_execution fails under several replicas: leave it at 1")
+        # Past Keras's bookkeeping, which takes no new part once a model is built; its own tracker goes past it as well.
+        object.__setattr__(self, "_loss_tracker", _LossMean(name="loss"))
         self.accumulate = accumulate
         with strategy.scope():
             self.step_state = StepState(scales_loss=self.compute_dtype == "float16")
@@ -228,6 +233,13 @@ class DistributedModel(keras.Model):
             self._symbolic_build(data_batch=data_batch)
 
 
+class _LossMean(keras.metrics.Mean):
+    """A mean that is nothing to be proud of where nothing has been counted: not a number, which Keras has as zero."""
+
+    def result(self) -> Any:
+        return tf.where(tf.convert_to_tensor(self.count) > 0, super().result(), float("nan"))
+
+
 def _dense(gradients: list[Any]) -> list[Any]:
     """A lookup's gradient is a list of rows, several of one id among them. Optimizers would clip, and square for Adam,
     each by itself: they are added up first."""
@@ -240,7 +252,7 @@ def _random_states(model: keras.Model) -> list[Any]:
     return [each for each in model.variables if id(each) not in weights]
 
 
-def _require_supported(optimizer: Any, strategy: Any, accumulate: int, steps_per_execution: int) -> None:
+def _require_supported(optimizer: Any, strategy: Any, accumulate: int) -> None:
     if accumulate < 1:
         raise ValueError(f"accumulate is {accumulate}, and must be at least 1")
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
@@ -255,10 +267,7 @@ def _require_supported(optimizer: Any, strategy: Any, accumulate: int, steps_per
         )
     if isinstance(strategy, tf.distribute.experimental.ParameterServerStrategy):
         raise ValueError("under ParameterServerStrategy workers are not in step: use MultiWorkerMirroredStrategy")
-    several = strategy.num_replicas_in_sync > 1
-    if several and optimizer.ema_overwrite_frequency:
+    if strategy.num_replicas_in_sync > 1 and optimizer.ema_overwrite_frequency:
         raise ValueError(
             "ema_overwrite_frequency fails under several replicas: use use_ema with keras.callbacks.SwapEMAWeights"
         )
-    if several and steps_per_execution > 1:
-        raise ValueError("steps_per_execution fails under several replicas: leave it at 1")

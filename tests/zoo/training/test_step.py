@@ -58,9 +58,11 @@ def test_an_infinity_on_any_replica_changes_nothing_anywhere(two_replicas, spoil
 
 def test_skipped_updates_are_told_and_a_run_of_them_ends_the_training(caplog) -> None:
     model = vit(tf.distribute.get_strategy())
+    history = model.fit(batches(5, spoilt=3), shuffle=False, verbose=0).history["loss"]
+    assert np.isnan(history).all()  # nothing was learnt, and no number says otherwise
     with pytest.raises(NonFiniteError, match="gradient of 10 updates in a row was not finite: lower the learning rate"):
         model.fit(batches(25, spoilt=3), shuffle=False, verbose=0)
-    assert "10 updates skipped: their gradient was not finite (10 in all)" in caplog.text
+    assert "5 updates skipped: their gradient was not finite (5 in all)" in caplog.text
     for weight, start in zip(model.weights, make_start("vit"), strict=True):
         np.testing.assert_array_equal(weight.numpy(), start)
 
@@ -113,7 +115,7 @@ def test_float16_loses_no_small_gradient_on_two_replicas(float16_update, two_rep
     "make_optimizer",
     [
         lambda: keras.optimizers.Adam(RATE, use_ema=True, clipnorm=0.01),
-        lambda: keras.optimizers.Lion(RATE, clipvalue=0.01),
+        pytest.param(lambda: keras.optimizers.Lion(RATE, clipvalue=0.01), marks=pytest.mark.full),
         lambda: keras.optimizers.RMSprop(RATE, loss_scale_factor=4.0, global_clipnorm=0.05),
     ],
     ids=["adam with ema", "lion", "rmsprop with a loss scale"],
@@ -174,7 +176,14 @@ def test_losses_metrics_and_callbacks_of_the_user(two_replicas) -> None:
     assert measured_of_two == {name: pytest.approx(value, rel=1e-5) for name, value in measured.items()}
 
 
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum"])
+@pytest.mark.parametrize(
+    "reduction",
+    [
+        pytest.param("sum_over_batch_size", marks=pytest.mark.full),
+        "mean_with_sample_weight",
+        pytest.param("sum", marks=pytest.mark.full),
+    ],
+)
 def test_each_reduction_is_that_of_keras_over_the_whole_batch(two_replicas, reduction: str) -> None:
     """What Keras itself says of one batch is what a test says, and a training in micro-batches on two replicas."""
 
