@@ -1,6 +1,6 @@
 """One update of AdamW: Keras's, and the one in a single kernel a weight.
 
-    python benchmarks/optimizer_update.py [--preset bert-mini] [--rounds 15] [--xla]
+    python -m benchmarks.optimizer_update [--preset bert-mini] [--rounds 15] [--xla]
 
 Both in one process, in turn, on the weights of one model with gradients of ones; decay on matrices only.
 """

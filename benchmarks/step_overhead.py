@@ -1,6 +1,6 @@
 """What the distributed step costs on one device, over the step that Keras has.
 
-    python benchmarks/step_overhead.py [--family gpt] [--rounds 15] [--no-xla] [--json]
+    python -m benchmarks.step_overhead [--family gpt] [--rounds 15] [--no-xla] [--json]
 
 Both sides train the same model with the same optimizer and clipping, in one process, in turn: a round is some steps of
 one and then of the other, the order changing from round to round. The figure is the median of the rounds' ratios.
