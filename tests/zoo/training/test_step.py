@@ -60,7 +60,7 @@ def test_skipped_updates_are_told_and_a_run_of_them_ends_the_training(caplog) ->
     model = vit(tf.distribute.get_strategy())
     history = model.fit(batches(5, spoilt=3), shuffle=False, verbose=0).history["loss"]
     assert np.isnan(history).all()  # nothing was learnt, and no number says otherwise
-    with pytest.raises(NonFiniteError, match="gradient of 10 updates in a row was not finite: lower the learning rate"):
+    with pytest.raises(NonFiniteError, match="gradient of 15 updates in a row was not finite: lower the learning rate"):
         model.fit(batches(25, spoilt=3), shuffle=False, verbose=0)
     assert "5 updates skipped: their gradient was not finite (5 in all)" in caplog.text
     for weight, start in zip(model.weights, make_start("vit"), strict=True):
@@ -116,7 +116,9 @@ def test_float16_loses_no_small_gradient_on_two_replicas(float16_update, two_rep
     [
         lambda: keras.optimizers.Adam(RATE, use_ema=True, clipnorm=0.01),
         pytest.param(lambda: keras.optimizers.Lion(RATE, clipvalue=0.01), marks=pytest.mark.full),
-        lambda: keras.optimizers.RMSprop(RATE, loss_scale_factor=4.0, global_clipnorm=0.05),
+        pytest.param(
+            lambda: keras.optimizers.RMSprop(RATE, loss_scale_factor=4.0, global_clipnorm=0.05), marks=pytest.mark.full
+        ),
     ],
     ids=["adam with ema", "lion", "rmsprop with a loss scale"],
 )
@@ -200,6 +202,7 @@ def test_each_reduction_is_that_of_keras_over_the_whole_batch(two_replicas, redu
     assert model.evaluate(batches(), verbose=0) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.full
 def test_compiled_by_xla_and_in_bfloat16(two_replicas) -> None:
     plain = train("vit", tf.distribute.get_strategy())
     assert_equal(train("vit", tf.distribute.get_strategy(), jit_compile=True), plain)
