@@ -78,6 +78,10 @@ def _start(command: list[str], addresses: list[str], place: int) -> subprocess.P
     if len(gpus) >= len(addresses):
         share = len(gpus) // len(addresses)
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[place * share : (place + 1) * share])
+    if not os.environ.get("ZOO_DEBUG"):
+        # When one worker ends, in whatever order, TensorFlow's threads on the others cry out; what a run has to say of
+        # a lost worker it says itself.
+        environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
     # A group of its own: Ctrl-C reaches a worker once, through this process.
     return subprocess.Popen(
         [sys.executable, "-m", "recipes.command", *command],
