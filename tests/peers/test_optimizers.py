@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-import torch
 
 from tests.zoo.optimizers.weights import gradients, make_weights
 from zoo.optimizers import AdamW, Muon
@@ -18,6 +17,8 @@ NAMES = ("backbone.transformer.block_0.attention.qkv.kernel", "backbone.transfor
 
 def train_both(optimizer: Any, peer: Any, parts: int) -> None:
     """Compare after `STEPS` updates, where the peer has the three parts of the fused kernel as weights of their own."""
+    import torch
+
     rng = np.random.default_rng(0)
     values = {name: rng.normal(size=gradients(1)[0][name].shape).astype("float32") for name in NAMES}
     weights = make_weights(values)
@@ -40,6 +41,8 @@ def train_both(optimizer: Any, peer: Any, parts: int) -> None:
 
 def test_adamw() -> None:
     """PyTorch adds epsilon elsewhere: here it is too small to show."""
+    import torch
+
     settings: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.3, "betas": (0.8, 0.95), "eps": 1e-12}
     ours = AdamW(0.02, 0.3, beta_1=0.8, beta_2=0.95, epsilon=1e-12)
     train_both(ours, lambda parameters: torch.optim.AdamW(parameters, **settings), parts=1)
@@ -47,6 +50,8 @@ def test_adamw() -> None:
 
 def test_muon(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch orthogonalises in bfloat16: here it is made to in float32, as we do."""
+    import torch
+
     monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self.clone())
     settings: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.3, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
     ours = Muon(0.02, 0.3, momentum=0.9)
