@@ -3,6 +3,7 @@
 Importing this package imports neither TensorFlow nor Keras; the first use of one of its verbs does.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError
@@ -23,4 +24,6 @@ def __getattr__(name: str) -> Any:
         from zoo.generation import generate
 
         return generate
+    if name in ("lora", "optimizers"):
+        return importlib.import_module(f"zoo.{name}")
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")

@@ -441,3 +441,10 @@ def test_only_adapters_are_replaced(bert, tmp_path: Path) -> None:
     zoo.save(bert, tmp_path / "model")
     with pytest.raises(zoo.UserError, match=r"has no adapter.json, so --force does not replace it"):
         save_lora(model, tmp_path / "model", force=True)
+
+
+def test_it_is_found_without_an_import_of_its_own() -> None:
+    assert zoo.__getattr__("lora").add_lora is add_lora
+    assert zoo.__getattr__("optimizers").__name__ == "zoo.optimizers"
+    with pytest.raises(AttributeError, match="module 'zoo' has no attribute 'loras'"):
+        zoo.__getattr__("loras")
