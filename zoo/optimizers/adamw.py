@@ -1,6 +1,5 @@
 """AdamW with a fused update (TensorFlow only)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -17,18 +16,6 @@ class AdamW(Optimizer):
     "epsilon hat" of Kingma and Ba 2015, at the end of section 2. The arguments are those of
     `zoo.optimizers.base.Optimizer`.
     """
-
-    def __init__(
-        self,
-        learning_rate: Any = 1e-3,
-        weight_decay: float = 0.01,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        factors: Mapping[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(learning_rate, weight_decay, beta_1, beta_2, epsilon, factors, **kwargs)
 
     def update(self, place: int, variable: tf.Variable, gradient: Any, rate: Any, weight_decay: float) -> None:
         if weight_decay:

@@ -30,12 +30,12 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any,
-        weight_decay: float,
-        beta_1: float,
-        beta_2: float,
-        epsilon: float,
-        factors: Mapping[str, float] | None,
+        learning_rate: Any = 1e-3,
+        weight_decay: float = 0.01,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        factors: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, **kwargs)
@@ -73,7 +73,7 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def update(self, place: int, variable: tf.Variable, gradient: Any, rate: Any, weight_decay: float) -> None:
         """Update the weight number `place` by its dense gradient, at its own learning rate and weight decay."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say how it updates a weight")
 
     def _apply_weight_decay(self, variables: list[Any]) -> None:
         """Nothing: decay is part of the update, where the weight's own learning rate is known."""

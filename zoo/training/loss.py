@@ -128,9 +128,7 @@ class GlobalLoss(keras.losses.Loss):
 
     def _share(self, values: Any, rows: Any, weighted: bool, batch: GlobalBatch) -> Any:
         """What `rows` examples with these values add to the loss of the batch."""
-        if (
-            values.shape.rank == 0
-        ):  # a loss that makes one number by itself: a mean over its rows, as far as one can know
+        if values.shape.rank == 0:  # a loss that makes one number by itself is taken for a mean over its rows
             return values * tf.cast(rows / tf.cast(batch.rows, values.dtype), values.dtype)
         total = ops.sum(values)
         if self.reduction == "sum":

@@ -53,13 +53,7 @@ def add_up(count: int, gradients_of: Callable[[Any], list[Any]], weights: list[A
         return place + 1, [total if each is None else total + each for total, each in zip(sums, gradients, strict=True)]
 
     zeros = [tf.zeros(weight.shape, weight.dtype) for weight in weights]
-    _, sums = tf.while_loop(
-        lambda place, sums: place < count,
-        body,
-        (tf.constant(0), zeros),
-        maximum_iterations=count,
-        parallel_iterations=1,
-    )
+    sums = _in_turn(count, body, zeros)
     return [None if none else total for none, total in zip(without, sums, strict=True)]
 
 
@@ -76,11 +70,17 @@ def collect(count: int, rows_of: Callable[[Any], list[Any]], specs: list[tf.Tens
         return place + 1, [array.write(place, rows) for array, rows in zip(arrays, rows_of(place), strict=True)]
 
     arrays = [tf.TensorArray(spec.dtype, count, element_shape=spec.shape) for spec in specs]
-    _, arrays = tf.while_loop(
-        lambda place, arrays: place < count,
+    return [array.concat() for array in _in_turn(count, body, arrays)]
+
+
+def _in_turn(count: int, body: Callable[..., tuple[Any, list[Any]]], state: list[Any]) -> list[Any]:
+    """What is left of `state` after `place, state = body(place, state)` for `count` places, one after the other: no two
+    of them in memory at once."""
+    _, state = tf.while_loop(
+        lambda place, state: place < count,
         body,
-        (tf.constant(0), arrays),
+        (tf.constant(0), state),
         maximum_iterations=count,
         parallel_iterations=1,
     )
-    return [array.concat() for array in arrays]
+    return state

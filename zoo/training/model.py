@@ -234,7 +234,8 @@ class DistributedModel(keras.Model):
 
 
 class _LossMean(keras.metrics.Mean):
-    """A mean that is nothing to be proud of where nothing has been counted: not a number, which Keras has as zero."""
+    """A mean that is not a number where nothing has been counted. Keras's is zero there, which for a loss would be the
+    best there is."""
 
     def result(self) -> Any:
         return tf.where(tf.convert_to_tensor(self.count) > 0, super().result(), float("nan"))
