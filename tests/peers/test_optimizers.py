@@ -15,7 +15,7 @@ STEPS = 6
 NAMES = ("backbone.transformer.block_0.attention.qkv.kernel", "backbone.transformer.block_0.feed_forward.down.kernel")
 
 
-def train_both(optimizer: Any, peer: Any, parts: int) -> None:
+def assert_both_end_alike(optimizer: Any, peer: Any, parts: int) -> None:
     """Compare after `STEPS` updates, where the peer has the three parts of the fused kernel as weights of their own."""
     import torch
 
@@ -45,7 +45,7 @@ def test_adamw() -> None:
 
     settings: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.3, "betas": (0.8, 0.95), "eps": 1e-12}
     ours = AdamW(0.02, 0.3, beta_1=0.8, beta_2=0.95, epsilon=1e-12)
-    train_both(ours, lambda parameters: torch.optim.AdamW(parameters, **settings), parts=1)
+    assert_both_end_alike(ours, lambda parameters: torch.optim.AdamW(parameters, **settings), parts=1)
 
 
 def test_muon(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,4 +55,4 @@ def test_muon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self.clone())
     settings: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.3, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
     ours = Muon(0.02, 0.3, momentum=0.9)
-    train_both(ours, lambda parameters: torch.optim.Muon(parameters, **settings), parts=3)
+    assert_both_end_alike(ours, lambda parameters: torch.optim.Muon(parameters, **settings), parts=3)

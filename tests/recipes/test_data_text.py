@@ -29,7 +29,7 @@ def names(documents: tuple[Document, ...]) -> list[str]:
     return [document.name for document in documents]
 
 
-def refused(path: Path, *words: str, **options: object) -> None:
+def assert_refused(path: Path, *words: str, **options: object) -> None:
     with pytest.raises(UserError) as error:
         open_corpus(path, **options)  # type: ignore[arg-type]
     message = str(error.value)
@@ -76,8 +76,8 @@ def test_a_hidden_folder_may_be_named_and_a_single_file_may_be_called_anything(t
 )
 def test_what_is_no_text_is_refused(tmp_path: Path, data: bytes, words: list[str]) -> None:
     path = put(tmp_path / "data.txt", data)
-    refused(path, str(path), *words)
-    refused(tmp_path, "no usable text in 1 files", *words)
+    assert_refused(path, str(path), *words)
+    assert_refused(tmp_path, "no usable text in 1 files", *words)
     # Among good ones it is left out, aloud.
     put(tmp_path / "good.txt", "good")
     put(tmp_path / "better.txt", "better")
@@ -97,12 +97,12 @@ def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 
 def test_missing_paths_and_folders_without_text_are_refused(tmp_path: Path) -> None:
-    refused(tmp_path / "nothing", "nothing", "does not exist")
-    refused(tmp_path, str(tmp_path), "no text files", ".txt")
+    assert_refused(tmp_path / "nothing", "nothing", "does not exist")
+    assert_refused(tmp_path, str(tmp_path), "no text files", ".txt")
     put(tmp_path / "picture.png", b"\x89PNG")
-    refused(tmp_path, "no text files")
+    assert_refused(tmp_path, "no text files")
     os.mkfifo(tmp_path / "pipe.txt")
-    refused(tmp_path / "pipe.txt", "not a regular file")
+    assert_refused(tmp_path / "pipe.txt", "not a regular file")
 
 
 def test_latin1_is_read_with_replacements(tmp_path: Path) -> None:
@@ -208,13 +208,13 @@ def test_validation_data_of_its_own(tmp_path: Path) -> None:
     corpus = open_corpus(train, validation_path=validation.parent)
     assert (content(corpus.train), content(corpus.validation)) == ("train", "validation")
     assert corpus.train[0].is_whole
-    refused(tmp_path, "b.txt", "both", validation_path=validation)
-    refused(train, "does not exist", validation_path=tmp_path / "missing")
+    assert_refused(tmp_path, "b.txt", "both", validation_path=validation)
+    assert_refused(train, "does not exist", validation_path=tmp_path / "missing")
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
 def test_fractions_that_are_none_are_refused(tmp_path: Path, fraction: float) -> None:
-    refused(put(tmp_path / "a.txt", "text"), "between 0 and 1", validation_fraction=fraction)
+    assert_refused(put(tmp_path / "a.txt", "text"), "between 0 and 1", validation_fraction=fraction)
 
 
 def test_a_large_file_is_never_read_whole(tmp_path: Path) -> None:

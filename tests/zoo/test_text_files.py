@@ -20,7 +20,7 @@ BPE = train_bpe(["low lower lowest, new newer newest " * 3], 280)
 CHARACTERS = train_characters(["abc"])
 
 
-def refused(directory: Path, *words: str) -> None:
+def assert_refused(directory: Path, *words: str) -> None:
     with pytest.raises(UserError) as error:
         Tokenizer.load(directory)
     message = str(error.value)
@@ -37,7 +37,7 @@ def edited(directory: Path, tokenizer: Tokenizer, edit: Callable[[dict[str, Any]
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    refused(tmp_path, str(tmp_path), "holds no tokenizer")
+    assert_refused(tmp_path, str(tmp_path), "holds no tokenizer")
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     for length in range(0, len(content) - 1, len(content) // 40):
         path.write_bytes(content[:length])
-        refused(tmp_path, "tokenizer.json")
+        assert_refused(tmp_path, "tokenizer.json")
 
 
 @pytest.mark.parametrize(
@@ -54,18 +54,18 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
 )
 def test_other_content_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
-    refused(tmp_path, "tokenizer.json")
+    assert_refused(tmp_path, "tokenizer.json")
 
 
 def test_deep_nesting_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("[" * 1_000_000)
-    refused(tmp_path, "tokenizer.json", "nested too deeply")
+    assert_refused(tmp_path, "tokenizer.json", "nested too deeply")
 
 
 def test_an_enormous_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "tokenizer.json").open("wb") as file:
         file.truncate(2**40)  # takes no room on disk, and would take a terabyte of memory
-    refused(tmp_path, "tokenizer.json", "64 MB")
+    assert_refused(tmp_path, "tokenizer.json", "64 MB")
 
 
 def template(*names: str) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def test_what_would_change_the_ids_is_refused(
     tmp_path: Path, edit: Callable[[dict[str, Any]], Any], words: list[str]
 ) -> None:
     edited(tmp_path, BPE, edit)
-    refused(tmp_path, "tokenizer.json", *words)
+    assert_refused(tmp_path, "tokenizer.json", *words)
 
 
 def test_characters_without_all_bytes_are_refused(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_characters_without_all_bytes_are_refused(tmp_path: Path) -> None:
         vocabulary["d"] = vocabulary.pop("<0x64>")
 
     edited(tmp_path, CHARACTERS, rename)
-    refused(tmp_path, "tokenizer.json", "<0x64>")
+    assert_refused(tmp_path, "tokenizer.json", "<0x64>")
 
 
 def test_padding_and_truncation_in_the_file_have_no_effect(tmp_path: Path) -> None:
@@ -193,13 +193,13 @@ def test_gpt2s_files_when_broken(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").unlink()
     merges = (tmp_path / "merges.txt").read_text(encoding="utf-8")
     (tmp_path / "merges.txt").unlink()
-    refused(tmp_path, "merges.txt", "cannot be read")
+    assert_refused(tmp_path, "merges.txt", "cannot be read")
     (tmp_path / "merges.txt").write_text(merges + "one two three\n", encoding="utf-8")
-    refused(tmp_path, "not a pair")
+    assert_refused(tmp_path, "not a pair")
     (tmp_path / "merges.txt").write_text(merges.replace("\n", "\r\n"), encoding="utf-8")
     assert Tokenizer.load(tmp_path).same_as(BPE)
     (tmp_path / "vocab.json").write_text('{"a": 0}')
-    refused(tmp_path, "vocab.json", "256 tokens are missing")
+    assert_refused(tmp_path, "vocab.json", "256 tokens are missing")
 
 
 def test_the_library_reads_what_is_saved(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_in_the_other_kinds_too(
     content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
     edit(content)
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
-    refused(tmp_path, "tokenizer.json", *words)
+    assert_refused(tmp_path, "tokenizer.json", *words)
 
 
 def test_older_files_of_bert_and_clip_are_read(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_a_configuration_that_cannot_be_heeded_is_refused(
     shutil.copytree(GOLDEN / name, tmp_path / name)
     (tmp_path / name / "tokenizer.json").unlink()
     (tmp_path / name / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    refused(tmp_path / name, *words)
+    assert_refused(tmp_path / name, *words)
 
 
 def test_a_bare_vocabulary_is_of_lower_cased_text(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_a_bare_vocabulary_is_of_lower_cased_text(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     assert Tokenizer.load(tmp_path).same_as(Tokenizer.load(GOLDEN / "bert-cased"))
     (tmp_path / "vocab.txt").write_text("[UNK]\ncat\n")
-    refused(tmp_path, "vocab.txt", "3 tokens are missing", "'[PAD]'")
+    assert_refused(tmp_path, "vocab.txt", "3 tokens are missing", "'[PAD]'")
 
 
 def test_a_token_that_vocab_txt_cannot_hold_is_in_tokenizer_json(tmp_path: Path) -> None:
