@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from recipes.bert_pretrain import BERTPretrain, train_bert
 from recipes.gpt_pretrain import GPTPretrain, train_gpt
 
 
@@ -23,5 +24,6 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
+    "bert-pretrain": Recipe("train BERT on text to predict masked tokens and successors", BERTPretrain, train_bert),
     "gpt-pretrain": Recipe("train GPT on text to predict the next token", GPTPretrain, train_gpt),
 }

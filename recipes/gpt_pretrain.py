@@ -9,7 +9,6 @@ On a GPU: `--preset gpt2 --vocabulary-size 32000 --precision bfloat16 --batch-si
 """
 
 import dataclasses
-import hashlib
 import logging
 import math
 from collections.abc import Callable
@@ -18,8 +17,8 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
-from recipes.data.packing import PackedText, TokenizerTraining, pack
-from recipes.engine.settings import Training
+from recipes.data.packing import TokenizerTraining, pack
+from recipes.engine.settings import Training, require_trained
 from recipes.engine.start import start_tensorflow
 from zoo.directory import find_model_directory, read_saved, require_vocabulary
 from zoo.errors import UserError
@@ -35,7 +34,7 @@ class GPTPretrain:
     """Train GPT on a text file, or a folder of them, to predict the next token.
 
     Leaves in --out: recipe.json, metrics.jsonl, loss.png, samples.txt, TensorBoard's logs, checkpoints/, and model/,
-    the model with the lowest validation loss (with --lora-rank the adapters are merged there, and apart in adapters/).
+    the model with the lowest validation loss (with --adapt lora the adapters are merged there, and apart in adapters/).
     A run that was stopped, by whatever, goes on when the same command is given again, and ends as if it had not been.
     Ctrl-C and SIGTERM save first; SIGTERM exits with 75.
     """
@@ -86,8 +85,7 @@ class GPTPretrain:
             raise UserError(f"--evaluation-windows is {self.evaluation_windows}, and must be at least 1")
         if self.sample_tokens < 0:
             raise UserError(f"--sample-tokens is {self.sample_tokens}, and must be 0 or more")
-        if self.source is None and self.training.optimization.lora_rank:
-            raise UserError("--lora-rank adapts a model that is trained already: give one with --from")
+        require_trained(self.source, self.training)
         if self.source is not None:
             fields = {field.name: field for field in dataclasses.fields(self)}
             for name in ("preset", "tokenizer", "vocabulary_size"):
@@ -121,7 +119,7 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
         packed.tokens("validation"), length, training.batch_size, settings.evaluation_windows
     )
     entropy = {"unigram_entropy": packed.unigram_entropy}
-    run = Run(settings.out, "gpt-pretrain", settings, _facts(packed))
+    run = Run(settings.out, "gpt-pretrain", settings, packed.facts)
     if finished := run.finished():
         logger.info("the run in %s is finished: nothing is left to train", settings.out)
         return {**summarize(settings.out, finished.state, "tokens"), **entropy}
@@ -129,7 +127,7 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
     import keras
 
     import zoo
-    from recipes.data.dataset import training_dataset, validation_dataset
+    from recipes.data.dataset import make_dataset
     from recipes.engine.job import Job
     from recipes.engine.loop import train
     from zoo.generation import Generator
@@ -149,31 +147,14 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
     job = Job(
         make_model,
         {"logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
-        lambda first_step: training_dataset(train_batches, first_step),
-        lambda: validation_dataset(validation_batches),
+        lambda first_step: make_dataset(train_batches, first_step),
+        lambda: make_dataset(validation_batches),
         unit="tokens",
         units_per_step=training.batch_size * length,
         figures=lambda loss: {"validation_bits_per_byte": loss / bytes_per_token / math.log(2)},
         make_sample=make_sample if settings.sample_tokens else None,
     )
     return {**train(job, training, run), **entropy}
-
-
-def _facts(packed: PackedText) -> dict[str, Any]:
-    """What was found in the text; `data` is a fingerprint of every id, and of what each stands for."""
-    content = hashlib.sha256(packed.tokenizer.fingerprint.encode())
-    for split in ("train", "validation"):
-        tokens = packed.tokens(split)
-        content.update(f" {split} {len(tokens)} ".encode())
-        content.update(tokens.data)
-    return {
-        "train_tokens": packed.train.tokens,
-        "validation_tokens": packed.validation.tokens,
-        "vocabulary_size": packed.tokenizer.vocabulary_size,
-        "unigram_entropy": packed.unigram_entropy,
-        "replaced_characters": packed.replaced,
-        "data": content.hexdigest(),
-    }
 
 
 def _overrides(settings: GPTPretrain) -> dict[str, Any]:

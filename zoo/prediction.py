@@ -1,5 +1,6 @@
 """What a model says of texts and images, in words: from strings and pictures to its inputs, from its outputs back."""
 
+import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,14 +13,15 @@ from zoo.errors import UserError
 from zoo.huggingface import reading_length
 from zoo.image import preprocess, read_image
 from zoo.text import END_OF_TEXT
+from zoo.text.windows import best_spans
 
 logger = logging.getLogger("zoo")
 
 Record = dict[str, Any]
 
 CANDIDATES = 5  # classes or tokens that are named
-LONGEST_ANSWER = 30  # tokens
 LONGEST_TEXT = 1_000_000  # tokens, of a text that is measured
+WINDOWS = 16  # of long contexts, that are run at a time where there are fewer questions
 
 
 def model_inputs(
@@ -50,9 +52,7 @@ def model_inputs(
         if given is not None and name not in names:
             raise UserError(f"a {model.family} model for {model.task!r} takes no {what}")
     if texts is not None:
-        tokenizer = model.tokenizer
-        if tokenizer is None:
-            raise UserError(f"the {model.family} model has no tokenizer: its directory holds none, so it reads no text")
+        tokenizer = _tokenizer(model)
         if tokenizer.kind in ("bpe", "char"):  # without special tokens an empty text would be no token at all
             texts = [text or END_OF_TEXT for text in texts]
         length = reading_length(tokenizer, model.config)
@@ -182,22 +182,20 @@ class Predictor:
         return records
 
     def _answer(self, items: Sequence[str], pairs: Sequence[str] | None) -> list[Record]:
-        inputs = self._read(items, pairs, offsets=True)
-        outputs = self._run(inputs)
-        records = []
-        for row, context in enumerate(pairs or ()):
-            places = np.flatnonzero(inputs["sequence_ids"][row] == 1)
-            if not len(places):
-                records.append({"answer": "", "start": 0, "end": 0, "score": 0.0})
-                continue
-            starts, ends = outputs["start_logits"][row, places], outputs["end_logits"][row, places]
-            scores = starts[:, None] + ends[None, :]
-            allowed = np.triu(np.ones(scores.shape, bool)) & ~np.triu(np.ones(scores.shape, bool), LONGEST_ANSWER)
-            first, last = np.unravel_index(np.argmax(np.where(allowed, scores, -np.inf)), scores.shape)
-            start, end = int(inputs["offsets"][row, places[first], 0]), int(inputs["offsets"][row, places[last], 1])
-            score = float(_softmax(starts)[first] * _softmax(ends)[last])
-            records.append({"answer": context[start:end], "start": start, "end": end, "score": score})
-        return records
+        contexts, tokenizer = pairs or [], _tokenizer(self.model)
+        length = reading_length(tokenizer, self.model.config)
+        inputs = tokenizer.prepare_windows(items, contexts, max_length=length)
+        # One context may be thousands of windows.
+        count = max(len(items), WINDOWS)
+        outputs = [
+            self._run({name: value[start : start + count] for name, value in inputs.items()})
+            for start in range(0, len(inputs["pair"]), count)
+        ]
+        starts, ends = (np.concatenate([each[name] for each in outputs]) for name in ("start_logits", "end_logits"))
+        return [
+            {"answer": context[span.start : span.end], **dataclasses.asdict(span)}
+            for context, span in zip(contexts, best_spans(inputs, starts, ends), strict=True)
+        ]
 
     def _fill(self, items: Sequence[str], pairs: Sequence[str] | None) -> list[Record]:
         inputs = self._read(items, pairs, offsets=True)
@@ -276,6 +274,12 @@ def embed(model: Any, items: Sequence[Any], are_images: bool) -> np.ndarray:
             f"a {model.family} model for {model.task!r} gives no single vector: load it for the task 'embed'"
         )
     return ops.convert_to_numpy(vectors)
+
+
+def _tokenizer(model: Any) -> Any:
+    if model.tokenizer is None:
+        raise UserError(f"the {model.family} model has no tokenizer: its directory holds none, so it reads no text")
+    return model.tokenizer
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,12 +1,44 @@
-"""Batches of windows of packed text, each a pure function of its step, so that a run resumes exactly."""
+"""Batches as pure functions of their step, so that a run resumes exactly; here windows of packed text."""
 
+import dataclasses
 from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 
 from zoo.errors import UserError
 
-Batch = tuple[np.ndarray, np.ndarray]
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """One array of a batch.
+
+    Attributes:
+        shape: None for an axis whose size varies from batch to batch.
+        dtype: NumPy's name of it.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: str = "int32"
+
+
+class Batches(Protocol):
+    """A stream of global batches.
+
+    Attributes:
+        element: what a batch is made of, as `model.fit` takes it, `(inputs, labels)` or `(inputs, labels, weights)`,
+            each a dict by name, with an `ArraySpec` for each array.
+        num_batches: how many there are; None for a stream without end.
+    """
+
+    @property
+    def element(self) -> Any: ...
+
+    @property
+    def num_batches(self) -> int | None: ...
+
+    def batch(self, step: int) -> Any:
+        """Batch `step`, from 0."""
 
 
 def windows(tokens: np.ndarray, length: int, phase: int = 0) -> np.ndarray:
@@ -18,7 +50,7 @@ def windows(tokens: np.ndarray, length: int, phase: int = 0) -> np.ndarray:
 
 
 class TrainingBatches:
-    """An endless stream of batches; `batch(step)` gives any of it directly.
+    """An endless stream of batches `({"token_ids": ids}, {"logits": next ids})`, both (batch_size, length) int32.
 
     Each epoch cuts the text into windows that do not overlap, from a random first token on, and takes them in random
     order: a token is seen once an epoch, but for less than two windows at the ends of the text.
@@ -33,15 +65,18 @@ class TrainingBatches:
         UserError: the text is shorter than one window and the token that follows it.
     """
 
+    num_batches = None
+
     def __init__(self, tokens: np.ndarray, length: int, batch_size: int, seed: int) -> None:
         require_window(tokens, length, "training")
         self.tokens, self.length, self.batch_size, self.seed = tokens, length, batch_size, seed
+        self.element = _window_element(batch_size, length)
         # As many windows as every phase has room for; only a text of less than two windows limits the phases.
         self.windows_per_epoch = max(1, (len(tokens) - length) // length)
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
 
-    def batch(self, step: int) -> Batch:
-        """The batch of the global step `step`, from 0: ids and the next ids, both (batch_size, length) int32."""
+    def batch(self, step: int) -> Any:
+        """The batch of the global step `step`, from 0."""
         places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         rows = np.empty((self.batch_size, self.length + 1), np.int32)
         epochs = places // self.windows_per_epoch
@@ -49,7 +84,7 @@ class TrainingBatches:
             here = epochs == epoch
             all_windows, order = self._epoch(epoch)
             rows[here] = all_windows[order[places[here] % self.windows_per_epoch]]
-        return rows[:, :-1], rows[:, 1:]
+        return {"token_ids": rows[:, :-1]}, {"logits": rows[:, 1:]}
 
     def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The windows of an epoch, and the order in which they come: (windows_per_epoch,) int64."""
@@ -82,14 +117,20 @@ class ValidationBatches:
         self._windows = windows(tokens, length)
         count = min(len(self._windows), max_windows or len(self._windows))
         self.batch_size = min(batch_size, count)
+        self.element = _window_element(self.batch_size, length)
         self.num_batches = count // self.batch_size
         taken = self.num_batches * self.batch_size
         self._taken = np.arange(taken) * len(self._windows) // taken
 
-    def batch(self, step: int) -> Batch:
-        """Batch `step` of `num_batches`: ids and the next ids, both (batch_size, length) int32."""
+    def batch(self, step: int) -> Any:
+        """Batch `step` of `num_batches`."""
         rows = self._windows[self._taken[step * self.batch_size :][: self.batch_size]].astype(np.int32)
-        return rows[:, :-1], rows[:, 1:]
+        return {"token_ids": rows[:, :-1]}, {"logits": rows[:, 1:]}
+
+
+def _window_element(batch_size: int, length: int) -> Any:
+    spec = ArraySpec((batch_size, length))
+    return {"token_ids": spec}, {"logits": spec}
 
 
 def require_window(tokens: np.ndarray, length: int, name: str) -> None:

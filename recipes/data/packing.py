@@ -15,7 +15,8 @@ import numpy as np
 from recipes.data.cache import default_cache_root, read_or_build
 from recipes.data.text import Corpus, Document, Reading
 from zoo.errors import UserError
-from zoo.text import END_OF_TEXT, Tokenizer, cut_pieces, encode_stream, train_bpe, train_characters
+from zoo.text import Tokenizer, cut_pieces, encode_stream, train_bpe, train_characters, train_wordpiece
+from zoo.text.specification import ROLES
 
 logger = logging.getLogger("zoo")
 
@@ -24,13 +25,14 @@ VOCABULARY_TEXT_BYTES = 2**26  # more text than this changes a BPE vocabulary li
 PROGRESS_SECONDS = 5.0
 
 Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True)
 class TokenizerTraining:
-    """A tokenizer to be trained on the training text. `vocabulary_size` is for "bpe" alone."""
+    """A tokenizer to be trained on the training text. `vocabulary_size` is not for "char"."""
 
-    kind: Literal["bpe", "char"]
+    kind: Literal["bpe", "char", "wordpiece"]
     vocabulary_size: int = 8192
 
 
@@ -69,13 +71,30 @@ class PackedText:
             return np.empty(0, dtype)
         return np.asarray(np.memmap(self.directory / f"{split}.bin", dtype, mode="r", shape=(counts.tokens,)))
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run records of its text; `data` is a fingerprint of every id, and of what each stands for."""
+        content = hashlib.sha256(self.tokenizer.fingerprint.encode())
+        for split in SPLITS:
+            tokens = self.tokens(split)
+            content.update(f" {split} {len(tokens)} ".encode())
+            content.update(tokens.data)
+        return {
+            "train_tokens": self.train.tokens,
+            "validation_tokens": self.validation.tokens,
+            "vocabulary_size": self.tokenizer.vocabulary_size,
+            "unigram_entropy": self.unigram_entropy,
+            "replaced_characters": self.replaced,
+            "data": content.hexdigest(),
+        }
+
 
 def pack(corpus: Corpus, tokenizer: TokenizerTraining | Tokenizer, cache_root: Path | None = None) -> PackedText:
     """Encode `corpus` into `cache_root/KEY/`, or find it there: KEY stands for the files, the split and the tokenizer.
 
     A file counts as unchanged if its path, size and time of modification are. A tokenizer that is to be trained sees
-    the training text only. Each whole document is followed by `<|endoftext|>`; the two parts of a document that was
-    split by position are not.
+    the training text only. Each whole document is followed by the tokenizer's separator, `<|endoftext|>` or `[SEP]`;
+    the two parts of a document that was split by position are not.
 
     Raises:
         UserError: the vocabulary size is too small, or the cache cannot be written.
@@ -126,7 +145,7 @@ def _build(directory: Path, corpus: Corpus, request: TokenizerTraining | Tokeniz
     for split, documents in splits.items():
         tokens = 0
         with (directory / f"{split}.bin").open("wb") as file:
-            for ids in encode_stream(tokenizer, _text(documents, reading)):
+            for ids in encode_stream(tokenizer, _text(documents, reading, tokenizer.separator)):
                 ids.astype(_dtype(tokenizer.vocabulary_size)).tofile(file)
                 counts += np.bincount(ids, minlength=len(counts))
                 tokens += len(ids)
@@ -140,21 +159,23 @@ def _build(directory: Path, corpus: Corpus, request: TokenizerTraining | Tokeniz
 
 
 def _train(documents: Sequence[Document], request: TokenizerTraining) -> Tokenizer:
-    pieces = cut_pieces(_text(documents, Reading()))
+    separator = ROLES[request.kind].get("end") or ROLES[request.kind]["sep"]
+    pieces = cut_pieces(_text(documents, Reading(), separator))
     if request.kind == "char":
         return train_characters(pieces)
     # Of a large corpus every n-th piece, so that all of its parts have their say.
     every = max(1, _bytes(documents) // VOCABULARY_TEXT_BYTES)
     logger.info("training a vocabulary on %.1f MB of text", _bytes(documents) / every / 1e6)
-    return train_bpe(islice(pieces, 0, None, every), request.vocabulary_size)
+    train_pieces = train_bpe if request.kind == "bpe" else train_wordpiece
+    return train_pieces(islice(pieces, 0, None, every), request.vocabulary_size)
 
 
-def _text(documents: Sequence[Document], reading: Reading) -> Iterator[str]:
-    """The documents one after another, each whole one with `<|endoftext|>` behind it."""
+def _text(documents: Sequence[Document], reading: Reading, separator: str) -> Iterator[str]:
+    """The documents one after another, each whole one with `separator` behind it."""
     for document in documents:
         yield from document.chunks(reading)
         if document.is_whole:
-            yield END_OF_TEXT
+            yield separator
 
 
 def _bytes(documents: Sequence[Document]) -> int:

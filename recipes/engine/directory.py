@@ -20,6 +20,7 @@ from zoo.files import read_json, remove_remains, require_free, require_outside, 
 logger = logging.getLogger("zoo")
 
 RECORD = "recipe.json"
+SUMMARY = "summary.md"  # what is written last
 PACKAGES = ("tensorflow", "keras", "numpy", "tokenizers", "tf-model-zoo")
 FREE = frozenset({"out", "json", "force", "restart"})  # of every recipe
 
@@ -106,6 +107,8 @@ class Run:
         newest = self.store.newest() if self.goes_on else None
         if newest is None or newest.state.step < self.settings.training.steps:
             return None
+        if not (self.directory / SUMMARY).is_file():
+            return None  # it was stopped while the pages to look at were written
         if newest.state.step > self.settings.training.steps or newest.state.mid_interval:
             raise UserError(
                 f"the run in {self.directory} is at step {newest.state.step:,} already: "

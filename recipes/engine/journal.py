@@ -20,15 +20,18 @@ class Journal:
         run: the run directory.
         state: where to go on; None begins.
         writes: of several workers one alone writes files.
+        judged_by: the figure that is drawn beside the losses, where it is another.
 
     Attributes:
         step: updates done.
         rows: one for each evaluation.
-        best: the row with the lowest validation loss.
+        best: the row of the best evaluation.
     """
 
-    def __init__(self, run: Path, state: RunState | None, writes: bool = True) -> None:
-        self.run, self.writes = run, writes
+    def __init__(
+        self, run: Path, state: RunState | None, writes: bool = True, judged_by: str = "validation_loss"
+    ) -> None:
+        self.run, self.writes, self.judged_by = run, writes, judged_by
         self.step = state.step if state else 0
         self.rows: list[Row] = list(state.rows) if state else []
         self.best = state.best if state else None
@@ -61,14 +64,13 @@ class Journal:
             mid_interval=self.step != (self.rows[-1]["step"] if self.rows else 0),
         )
 
-    def add(self, row: Row) -> bool:
-        """Take note of an evaluation; whether it is the best so far."""
+    def add(self, row: Row) -> None:
+        """Take note of an evaluation."""
         self.rows.append(row)
         if self.writes:
             with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             self._draw()
-        return self.best is None or row["validation_loss"] < self.best["validation_loss"]
 
     def add_sample(self, text: str) -> None:
         self._samples.append((self.step, text))
@@ -96,7 +98,8 @@ class Journal:
 
     def _draw(self) -> None:
         figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.add_subplot()
+        both = self.judged_by != "validation_loss"
+        axes = figure.add_subplot(1, 2, 1) if both else figure.add_subplot()
         steps = [row["step"] for row in self.rows]
         axes.plot(
             steps, [row["loss"] for row in self.rows], marker="o", markersize=3, label="training (mean since last)"
@@ -106,6 +109,12 @@ class Journal:
         axes.set_ylabel("loss (nats)")
         axes.grid(alpha=0.3)
         axes.legend()
+        if both:
+            judged = figure.add_subplot(1, 2, 2)
+            judged.plot(steps, [row[self.judged_by] for row in self.rows], marker="o", markersize=3, color="C2")
+            judged.set_xlabel("step")
+            judged.set_title(self.judged_by.replace("_", " "), fontsize="medium")
+            judged.grid(alpha=0.3)
         with whole_file(self.run / "loss.png") as partial:
             figure.savefig(partial, format="png", dpi=120)
 

@@ -11,10 +11,11 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
+import zoo
 from recipes.engine.averages import Averages, swap_averages
 from recipes.engine.checkpoint import BrokenCheckpointError, Checkpoint, Store
 from recipes.engine.cluster import is_first
-from recipes.engine.directory import Run
+from recipes.engine.directory import SUMMARY, Run
 from recipes.engine.interruption import EX_TEMPFAIL, Interruption
 from recipes.engine.job import Job
 from recipes.engine.journal import Journal
@@ -26,6 +27,7 @@ from recipes.engine.settings import Training
 from recipes.engine.snapshot import restore
 from recipes.engine.state import summarize
 from recipes.engine.strategy import make_strategy
+from recipes.engine.summary import write_summary
 from zoo.errors import UserError
 from zoo.training import NonFiniteError
 
@@ -63,7 +65,7 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
     replicas = strategy.num_replicas_in_sync
     validation_data = job.validation_data()
     held_out = tf.nest.flatten(validation_data.element_spec)[0].shape[0]
-    if held_out % replicas:
+    if held_out is not None and held_out % replicas:
         raise UserError(
             f"the held-out data makes batches of {held_out}, which {replicas} replicas cannot share evenly: "
             "hold out more, or use --strategy one"
@@ -79,6 +81,7 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
         model.compile(
             optimizer=optimizer,
             loss=job.losses,
+            loss_weights=job.loss_weights,
             jit_compile=training.xla and replicas == 1,
             accumulate=training.accumulate,
         )
@@ -92,15 +95,18 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
         checkpoint = store.newest(lambda found: restore(model, found)) if run.goes_on else None
         if writes and run.goes_on:
             run.take_over()  # a changed setting is the run's own once its checkpoint has been found to fit
-        journal = Journal(run.directory, checkpoint.state if checkpoint else None, writes)
+        if writes:
+            (run.directory / SUMMARY).unlink(missing_ok=True)  # of a run that is given more steps
+        journal = Journal(run.directory, checkpoint.state if checkpoint else None, writes, job.judged_by)
         if checkpoint is not None:
-            require_best(model, journal, store, checkpoint)
+            require_best(model, job.kept(model), journal, store, checkpoint)
         _announce(console, job, training, model, replicas, journal.step)
         progress = ProgressBar(journal.step, training.steps, job.unit, job.units_per_step, console)
-        sample = job.make_sample(model) if job.make_sample and writes else None
+        evaluate = job.make_evaluation(job.kept(model)) if job.make_evaluation else None
+        sample = job.make_sample(job.kept(model)) if job.make_sample and writes else None
         callbacks = [
             progress,
-            Records(journal, job, training.steps, sample, progress, console),
+            Records(journal, job, training.steps, evaluate, sample, progress, console),
             *([Averages()] if optimizer.use_ema else []),
             *([keras.callbacks.TensorBoard(run.directory / "tensorboard", write_graph=False)] if writes else []),
             Saving(store, journal, training, interruption, checkpoint),
@@ -108,6 +114,8 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
         try:
             _fit(model, job.train_data, validation_data, training, journal, callbacks)
             store.wait()
+            if writes:
+                _report(job, run, journal)
         except NonFiniteError as error:
             store.wait()
             last = f"{store.path(store.steps()[0])} is the last good checkpoint" if store.steps() else "none was saved"
@@ -155,8 +163,15 @@ def _fit(
         )
 
 
-def require_best(model: Any, journal: Journal, store: Store, checkpoint: Checkpoint) -> None:
-    """Let `model/` be what the checkpoint says it is: a process that was killed may have replaced it since."""
+def require_best(model: Any, kept: Any, journal: Journal, store: Store, checkpoint: Checkpoint) -> None:
+    """Let `model/` be what the checkpoint says it is: a process that was killed may have replaced it since.
+
+    Args:
+        model: what is trained.
+        kept: the part of it that is left in `model/`.
+        journal, store: of the run.
+        checkpoint: the one that the run goes on from.
+    """
     if journal.best is None or not journal.writes or journal.best_is_there():
         return
     best = store.at(journal.best["step"])
@@ -169,9 +184,15 @@ def require_best(model: Any, journal: Journal, store: Store, checkpoint: Checkpo
         return
     if model.optimizer.use_ema:
         swap_averages(model)
-    keep_model(model, journal.run)
+    keep_model(kept, journal.run)
     journal.keep_best(journal.best)
     restore(model, checkpoint)
+
+
+def _report(job: Job, run: Run, journal: Journal) -> None:
+    """What there is to look at once the last step is done; `summary.md` comes last, and ends the run."""
+    pages = job.report(zoo.load(run.directory / "model"), run.directory) if job.report else []
+    write_summary(run, journal.state(), job.unit, pages)
 
 
 def _announce(console: Console, job: Job, training: Training, model: Any, replicas: int, step: int) -> None:

@@ -34,10 +34,12 @@ class Optimization:
     """Longest global gradient; 0 does not clip."""
     layer_decay: float = 1.0
     """What the learning rate is multiplied by for each layer below the head; 0.65 to 0.9 is usual in fine-tuning."""
+    adapt: Literal["full", "lora", "frozen"] = "full"
+    """What is trained of a model given with --from: all of it, low-rank adapters and the head, or the head alone."""
     freeze: tuple[str, ...] = ()
     """Weights to leave as they are, by name or pattern: backbone.token_embedding.* or *.block_[01].*"""
-    lora_rank: int = 0
-    """Train low-rank adapters of this rank, and the head, instead of all weights; 0 trains all. Needs --from."""
+    lora_rank: int = 8
+    """Rank of the adapters that --adapt lora trains."""
     lora_alpha: float = 16.0
     """What an adapter adds is scaled by this over the rank."""
     lora_dropout: float = 0.0
@@ -48,7 +50,7 @@ class Optimization:
     """Decay of an average of the weights, such as 0.999: what is evaluated and kept in model/; 0 averages nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("warmup_steps", "weight_decay", "clip_norm", "lora_rank"):
+        for name in ("warmup_steps", "weight_decay", "clip_norm"):
             self._require(name, 0 <= getattr(self, name) < float("inf"), "0 or more")
         for name in ("learning_rate", "epsilon", "lora_alpha"):
             self._require(name, 0 < getattr(self, name) < float("inf"), "above 0")
@@ -57,6 +59,7 @@ class Optimization:
         for name in ("decay_fraction", "layer_decay"):
             self._require(name, 0 < getattr(self, name) <= 1, "above 0, and 1 at most")
         self._require("final_learning_rate", 0 <= self.final_learning_rate <= 1, "from 0 to 1")
+        self._require("lora_rank", self.lora_rank >= 1, "at least 1")
         self._require(
             "layer_decay",
             self.layer_decay == 1 or self.optimizer != "sgd",
@@ -87,9 +90,10 @@ def make_optimizer(model: Any, optimization: Optimization, steps: int) -> Any:
     import zoo.optimizers
 
     o = optimization
-    if o.lora_rank:
+    if o.adapt == "lora":
         zoo.lora.add_lora(model, o.lora_rank, o.lora_alpha, o.lora_dropout, o.lora_layers)
-    zoo.optimizers.freeze(model, o.freeze)
+    frozen = [name for name in model.named_weights() if o.adapt == "frozen" and not model.is_head(name)]
+    zoo.optimizers.freeze(model, [*o.freeze, *frozen])
     warmup = min(o.warmup_steps, steps - 1)
     rate = zoo.optimizers.Schedule(o.learning_rate, steps, warmup, o.schedule, o.final_learning_rate, o.decay_fraction)
     common: dict[str, Any] = {

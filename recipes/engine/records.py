@@ -10,20 +10,21 @@ from rich.console import Console
 
 import zoo.lora
 import zoo.presets
-from recipes.engine.job import Job
+from recipes.engine.job import Figures, Job
 from recipes.engine.journal import Journal
 from recipes.engine.progress import ProgressBar
 from zoo.training import NonFiniteError
 
 
 class Records(keras.callbacks.Callback):
-    """Counts the steps, and tells the journal of each evaluation. `model/` is replaced where the loss is the best. A
+    """Counts the steps, and tells the journal of each evaluation. `model/` is replaced where it is the best. A
     loss that is not finite is a NonFiniteError.
 
     Args:
         journal: of the run.
         job: for its figures and samples.
         steps: number of updates of the whole run.
+        evaluate: measures more than the loss; None measures no more.
         sample: makes a sample text; None makes none.
         progress: for the speed.
         console: where to tell.
@@ -34,13 +35,14 @@ class Records(keras.callbacks.Callback):
         journal: Journal,
         job: Job,
         steps: int,
+        evaluate: Callable[[], Figures] | None,
         sample: Callable[[], str] | None,
         progress: ProgressBar,
         console: Console,
     ) -> None:
         super().__init__()
         self.journal, self.job, self.steps = journal, job, steps
-        self.sample, self.progress, self.console = sample, progress, console
+        self.evaluate, self.sample, self.progress, self.console = evaluate, sample, progress, console
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.journal.step += 1
@@ -56,6 +58,7 @@ class Records(keras.callbacks.Callback):
             "loss": float(logs["loss"]),
             "validation_loss": validation_loss,
             **self.job.figures(validation_loss),
+            **(self.evaluate() if self.evaluate else {}),
             "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
             "skipped_updates": self.model.step_state.skipped,
             speed: round(self.progress.units_per_second),
@@ -63,13 +66,16 @@ class Records(keras.callbacks.Callback):
         }
         if not math.isfinite(row["loss"]) or not math.isfinite(validation_loss):
             raise NonFiniteError(f"the loss is not finite at step {journal.step}: lower --learning-rate or --clip-norm")
-        best = journal.add(row)
+        best = self.job.is_better(row, journal.best)
+        journal.add(row)
         if best:
             if journal.writes:
-                keep_model(self.model, journal.run)
+                keep_model(self.job.kept(self.model), journal.run)
             journal.keep_best(row)
+        judged = self.job.judged_by
+        figure = "" if judged == "validation_loss" else f"  {judged.removeprefix('validation_')} {row[judged]:.4f}"
         self.console.print(
-            f"step {journal.step}/{self.steps}  loss {row['loss']:.4f}  validation {validation_loss:.4f}"
+            f"step {journal.step}/{self.steps}  loss {row['loss']:.4f}  validation {validation_loss:.4f}{figure}"
             f"{' (best)' if best else ''}  {row[speed]:,} {self.job.unit}/s  {row['seconds']:.0f} s",
             highlight=False,
         )

@@ -54,6 +54,13 @@ class Training:
         _require(self, "seed", 0 <= self.seed < 2**32, "0 or more, and below 2**32")
 
 
+def require_trained(source: object, training: Training) -> None:
+    """Raise UserError where only a part is to be trained of a model that nothing has trained before."""
+    adapt = training.optimization.adapt
+    if source is None and adapt != "full":
+        raise UserError(f"--adapt {adapt} leaves most of a trained model as it is: give one with --from")
+
+
 def _require(settings: object, name: str, holds: bool, allowed: str) -> None:
     if not holds:
         option = name.replace("_", "-")

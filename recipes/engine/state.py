@@ -17,7 +17,7 @@ class RunState:
         seconds: that the run has taken.
         rows: one for each evaluation, as in `metrics.jsonl`.
         samples: the step and the text of each sample, as in `samples.txt`.
-        best: the row with the lowest validation loss; None before the first evaluation.
+        best: the row of the best evaluation; None before the first evaluation.
         best_weights: the SHA-256 of the weights file of `model/`, which holds the best; empty before.
         mid_interval: there were updates since the last evaluation: the checkpoint holds the metrics' state.
     """

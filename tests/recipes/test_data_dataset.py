@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.data.batches import TrainingBatches, ValidationBatches
-from recipes.data.dataset import training_dataset, validation_dataset
+from recipes.data.dataset import make_dataset
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 
@@ -16,7 +16,7 @@ TOKENS = np.arange(1000, dtype=np.uint16)
 def test_training_goes_on_from_any_step() -> None:
     batches = TrainingBatches(TOKENS, 8, 6, 0)
     for first in (0, 37):
-        for step, (inputs, targets) in enumerate(islice(training_dataset(batches, first), 5), first):
+        for step, (inputs, targets) in enumerate(islice(make_dataset(batches, first), 5), first):
             ids, labels = batches.batch(step)
             assert np.array_equal(inputs["token_ids"], ids)
             assert np.array_equal(targets["logits"], labels)
@@ -24,7 +24,7 @@ def test_training_goes_on_from_any_step() -> None:
 
 def test_validation_ends_and_starts_again() -> None:
     batches = ValidationBatches(TOKENS, 8, 6)
-    dataset = validation_dataset(batches)
+    dataset = make_dataset(batches)
     assert int(dataset.cardinality()) == batches.num_batches == 20
     for _ in range(2):
         seen = [inputs["token_ids"].numpy() for inputs, _ in dataset]
@@ -34,7 +34,7 @@ def test_validation_ends_and_starts_again() -> None:
 def test_shapes_are_fixed() -> None:
     """XLA compiles once, and a strategy knows what to divide."""
     batches = TrainingBatches(TOKENS, 8, 6, 0)
-    for dataset in (training_dataset(batches), validation_dataset(ValidationBatches(TOKENS, 8, 6))):
+    for dataset in (make_dataset(batches), make_dataset(ValidationBatches(TOKENS, 8, 6))):
         inputs, targets = dataset.element_spec
         for spec in (inputs["token_ids"], targets["logits"]):
             assert (spec.shape.as_list(), spec.dtype.name) == ([6, 8], "int32")
@@ -45,12 +45,12 @@ def test_two_replicas_get_the_two_halves_of_every_batch() -> None:
     program = """
 import numpy as np, tensorflow as tf
 from recipes.data.batches import TrainingBatches
-from recipes.data.dataset import training_dataset
+from recipes.data.dataset import make_dataset
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 batches = TrainingBatches(np.arange(1000, dtype=np.uint16), 8, 6, 0)
-stream = iter(strategy.experimental_distribute_dataset(training_dataset(batches, 5)))
+stream = iter(strategy.experimental_distribute_dataset(make_dataset(batches, 5)))
 for step in range(5, 9):
     inputs, targets = next(stream)
     for got, wanted in zip((inputs["token_ids"], targets["logits"]), batches.batch(step)):

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import zoo
 from recipes.data.batches import TrainingBatches, ValidationBatches
-from recipes.data.dataset import training_dataset, validation_dataset
+from recipes.data.dataset import make_dataset
 from recipes.engine.checkpoint import Checkpoint, Store
 from recipes.engine.directory import Run
 from recipes.engine.job import Job
@@ -36,7 +36,7 @@ def model() -> Any:
 
 def make_a_step(model: Any) -> None:
     batches = TrainingBatches(np.arange(30, dtype="uint16"), 8, 2, 0)
-    model.fit(training_dataset(batches), steps_per_epoch=1, shuffle=False, verbose=0)
+    model.fit(make_dataset(batches), steps_per_epoch=1, shuffle=False, verbose=0)
 
 
 def test_a_snapshot_is_a_copy_and_brings_all_of_it_back(model: Any, tmp_path: Path) -> None:
@@ -107,13 +107,13 @@ def poisoned(first_bad: int) -> Job:
             weight = tf.where(step >= first_bad, float("nan"), 1.0)
             return (*batch, {"logits": tf.fill([2, 8], weight)})
 
-        return training_dataset(batches, first).enumerate(first).map(weigh)
+        return make_dataset(batches, first).enumerate(first).map(weigh)
 
     return Job(
         make_model=lambda dtype: zoo.create("gpt-nano", vocabulary_size=31, max_length=8, dtype=dtype),
         losses={"logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
         train_data=data,
-        validation_data=lambda: validation_dataset(ValidationBatches(np.arange(300, dtype="uint16") % 31, 8, 2, 4)),
+        validation_data=lambda: make_dataset(ValidationBatches(np.arange(300, dtype="uint16") % 31, 8, 2, 4)),
         unit="images",
         units_per_step=2,
         figures=lambda loss: {"validation_twice": 2 * loss},

@@ -11,8 +11,9 @@ import pytest
 
 import zoo
 from zoo.model import TensorSpec
-from zoo.prediction import CANDIDATES, LONGEST_ANSWER, Predictor, embed, model_inputs
+from zoo.prediction import CANDIDATES, Predictor, embed, model_inputs
 from zoo.text import Tokenizer, train_bpe, train_wordpiece
+from zoo.text.windows import LONGEST_ANSWER
 
 TEXT = "Ada Lovelace met Charles Babbage in London. They spoke of engines and of numbers, engines and numbers."
 
@@ -124,6 +125,48 @@ def test_the_answer_is_the_best_span_of_the_context(wordpiece):
         record = Predictor(model("answer", wordpiece, outputs)).predict([question], [context])[0]
         assert record["start"] == inputs["offsets"][0, first, 0] and record["end"] == inputs["offsets"][0, last, 1]
         assert record["answer"] == context[record["start"] : record["end"]]
+        probabilities = [softmax(logits[0, places]) for logits in (starts, ends)]
+        score = probabilities[0][first - places[0]] * probabilities[1][last - places[0]]
+        assert record["score"] == pytest.approx(score, rel=1e-5)
+
+
+class _Reader(SimpleNamespace):
+    """Says of each token, wherever it stands, what a table says of it; and remembers how many rows it was given."""
+
+    def __call__(self, inputs: dict[str, Any], training: bool) -> dict[str, Any]:
+        self.rows.append(len(inputs["token_ids"]))
+        return {name: table[inputs["token_ids"]] for name, table in self.tables.items()}
+
+
+def reader(tokenizer: Tokenizer, **likely: str) -> Any:
+    """A model that begins answers with the first token of one word, and ends them with the last of another."""
+    tables = {name: np.zeros(tokenizer.vocabulary_size, "float32") for name in ("start_logits", "end_logits")}
+    tables["start_logits"][tokenizer.encode(likely["start"])[0]] = 5.0
+    tables["end_logits"][tokenizer.encode(likely["end"])[-1]] = 4.0
+    return _Reader(**{**vars(model("answer", tokenizer, tables)), "tables": tables, "rows": []})
+
+
+def test_an_answer_is_found_at_any_place_of_a_long_context(wordpiece, caplog):
+    question, filler = "Who met Babbage?", "They spoke of numbers. "
+    contexts = [filler * count + "Ada Lovelace in London." + filler * 3 for count in (0, 7, 90)] + ["", filler]
+    made = reader(wordpiece, start="Ada", end="Lovelace")
+    records = Predictor(made).predict([question] * 5, contexts)
+    for record, context in zip(records[:3], contexts, strict=False):
+        start = context.index("Ada")
+        assert (record["answer"], record["start"], record["end"]) == ("Ada Lovelace", start, start + 12)
+    assert records[3] == {"answer": "", "start": 0, "end": 0, "score": 0.0}
+    assert not caplog.records  # everything was read
+    # The probabilities are of all tokens of all windows.
+    inputs = wordpiece.prepare_windows([question], contexts[2:3], max_length=64)
+    tokens = inputs["token_ids"][inputs["sequence_ids"] == 1]
+    best = [max(softmax(made.tables[name][tokens])) for name in ("start_logits", "end_logits")]
+    assert len(inputs["pair"]) > 5 and records[2]["score"] == pytest.approx(best[0] * best[1], rel=1e-5)
+    # What is asked besides, and how many windows are run at a time, change nothing.
+    assert max(made.rows) == 16 < sum(made.rows)
+    for context, record in zip(contexts, records, strict=True):
+        assert Predictor(made).predict([question], [context]) == [record]
+    many = Predictor(made).predict([question] * 20, contexts * 4)
+    assert many == records * 4 and max(made.rows) == 20
 
 
 def test_masks_are_filled_where_they_stand(wordpiece):

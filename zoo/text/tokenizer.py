@@ -14,6 +14,7 @@ from zoo.text.files import MAIN_FILES, read_specification, write_tokenizer_confi
 from zoo.text.inputs import Encoded, Padding, Template, Truncation, find_template, make_inputs
 from zoo.text.pipeline import build_pipeline
 from zoo.text.specification import Kind, Role, Specification
+from zoo.text.windows import make_windows
 
 logger = logging.getLogger("zoo")
 
@@ -65,6 +66,18 @@ class Tokenizer:
         if "end" not in self.special_ids:
             raise UserError(f"a {self.kind} tokenizer has no token for the end of a text: use a bpe or char tokenizer")
         return self.special_ids["end"]
+
+    @property
+    def separator(self) -> str:
+        """The special token, written out, that stands between documents: the one for the end of a text, or of a segment
+        where there is no such."""
+        roles = self.specification.role_tokens
+        return roles.get("end") or roles["sep"]
+
+    @property
+    def separator_id(self) -> int:
+        """The id of `separator`."""
+        return self.specification.vocabulary[self.separator]
 
     @property
     def fingerprint(self) -> str:
@@ -124,10 +137,7 @@ class Tokenizer:
         Raises:
             UserError: a text cannot be made to fit, the settings contradict each other, or are not known.
         """
-        if isinstance(texts, str) or isinstance(pairs, str):
-            raise UserError("one string was given to prepare: give it a list of strings")
-        if pairs is not None and len(texts) != len(pairs):
-            raise UserError(f"there are {len(texts)} texts and {len(pairs)} pairs: give as many")
+        _check_texts(texts, pairs)
         inputs = make_inputs(
             self._encode(texts, offsets),
             None if pairs is None else self._encode(pairs, offsets),
@@ -141,6 +151,54 @@ class Tokenizer:
         wanted += ["segment_ids"] if self.kind == "wordpiece" else []
         wanted += ["offsets", "sequence_ids"] if offsets else []
         return {name: inputs[name] for name in wanted}
+
+    def prepare_windows(
+        self,
+        questions: Sequence[str],
+        contexts: Sequence[str],
+        *,
+        max_length: int,
+        stride: int = 128,
+        max_question: int = 64,
+        padding: Padding = "longest",
+    ) -> dict[str, np.ndarray]:
+        """Make a model's inputs of questions about contexts of any length, for "wordpiece".
+
+        A context that does not fit is cut into windows that overlap, each a row `[CLS] question [SEP] part [SEP]`, as
+        in BERT's `run_squad.py`. A pair that fits is one row, the same that `prepare` makes.
+
+        Args:
+            questions: what is asked.
+            contexts: for each question the text that may hold its answer.
+            max_length: the most tokens of a row, special tokens included.
+            stride: by how many tokens a window is further on than the one before; by half of what it holds of the
+                context at most, so that an answer at the edge of one stands whole in the next.
+            max_question: the most tokens that are read of a question, or half of the room if that is less, where the
+                context needs the rest.
+            padding: as for `prepare`.
+
+        Returns:
+            arrays of int32, by name: those of `prepare`, the last two as well, and "pair" (rows,), the number of the
+            question that a row belongs to. Each has a row or more, one after another.
+
+        Raises:
+            UserError: the tokenizer is of another kind, the settings leave no room, or are not known.
+        """
+        if self.kind != "wordpiece":
+            raise UserError(
+                f"a {self.kind} tokenizer reads no questions with their contexts: use a wordpiece tokenizer"
+            )
+        _check_texts(questions, contexts)
+        return make_windows(
+            self._encode(questions, offsets=True),
+            self._encode(contexts, offsets=True),
+            find_template(self.specification),
+            self.special_ids["pad"],
+            max_length,
+            stride,
+            max_question,
+            padding,
+        )
 
     def _encode(self, texts: Sequence[str], offsets: bool) -> list[Encoded]:
         if not offsets:
@@ -204,6 +262,13 @@ class Tokenizer:
             return cls(specification)
         except ValueError as error:
             raise UserError(f"{path} cannot be used as a tokenizer: {error}") from None
+
+
+def _check_texts(texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+    if isinstance(texts, str) or isinstance(pairs, str):
+        raise UserError("one string was given: give a list of strings")
+    if pairs is not None and len(texts) != len(pairs):
+        raise UserError(f"there are {len(texts)} texts and {len(pairs)} pairs: give as many")
 
 
 def without_surrogates(text: str) -> str:

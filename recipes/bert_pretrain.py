@@ -1,0 +1,143 @@
+"""bert-pretrain: train BERT on text to predict masked tokens, and which segment follows which (Devlin et al. 2019,
+section 3.1).
+
+On a laptop (two cores, about an hour):
+
+    zoo train bert-pretrain --data books --out run --no-nsp --depth 4 --width 256 --max-length 128 --steps 8000 \
+        --batch-size 32 --optimizer muon --learning-rate 2e-3
+
+On a GPU, as in the paper: `--preset bert-base --vocabulary-size 30522 --precision bfloat16 --batch-size 256
+--learning-rate 1e-4 --beta-2 0.999 --weight-decay 0.01 --warmup-steps 10000 --schedule linear --steps 1000000`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from recipes.data.packing import pack
+from recipes.engine.optimizer import Optimization
+from recipes.engine.origin import Origin, look_up
+from recipes.engine.settings import Training, require_trained
+from recipes.engine.start import start_tensorflow
+from zoo.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class BERTPretrain:
+    """Train BERT on a text file, or a folder of them, to predict masked tokens, and whether a segment follows another.
+
+    Leaves in --out: recipe.json, metrics.jsonl, loss.png, summary.md, TensorBoard's logs, checkpoints/, and model/, the
+    model with the lowest validation loss, to go on from with --from. A run that was stopped, by whatever, goes on when
+    the same command is given again.
+    """
+
+    free: ClassVar[frozenset[str]] = frozenset({"data", "validation_data", "evaluation_sequences"})
+
+    data: Path
+    """Text file, or folder of text files. One file, or a line of a table, is one document."""
+    out: Path
+    """Run directory to make, or to go on in."""
+    validation_data: Path | None = None
+    """Held-out text; without it a part of the data is held out."""
+    validation_fraction: float = 0.05
+    """Part of the data to hold out: whole documents of a folder, the end of a single file."""
+    nsp: bool = True
+    """Train on pairs of segments to tell successors; --no-nsp: on full sequences, for masked tokens alone."""
+    mask_rate: float = 0.15
+    """The part of the tokens to predict."""
+    whole_words: bool = False
+    """Mask whole words, not pieces of them."""
+    origin: Origin = dataclasses.field(default_factory=lambda: Origin(max_length=128))
+    training: Training = dataclasses.field(
+        default_factory=lambda: Training(steps=10000, evaluate_every=500, optimization=Optimization(beta_2=0.98))
+    )
+    evaluation_sequences: int = 1024
+    """Most held-out sequences to evaluate on."""
+    force: bool = False
+    """Go on with the run in --out although settings have changed."""
+    restart: bool = False
+    """Throw away the run in --out and begin anew."""
+    json: bool = False
+    """Print the result as one JSON object."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(f"--validation-fraction is {self.validation_fraction}, and must be between 0 and 1")
+        if not 0 < self.mask_rate < 1:
+            raise UserError(f"--mask-rate is {self.mask_rate}, and must be between 0 and 1")
+        if self.evaluation_sequences < 1:
+            raise UserError(f"--evaluation-sequences is {self.evaluation_sequences}, and must be at least 1")
+        require_trained(self.origin.source, self.training)
+
+
+def train_bert(settings: BERTPretrain) -> dict[str, Any]:
+    """Run the recipe: text to packed tokens, tokens to masked sequences, and the engine trains."""
+    from recipes.data.grouping import GroupedBatches
+    from recipes.data.masking import Masking
+    from recipes.data.sequences import FullSequences, MaskedSequences, SegmentPairs
+    from recipes.data.text import open_corpus
+    from recipes.engine.directory import Run, require_run_directory
+    from recipes.engine.state import summarize
+
+    origin, training = settings.origin, settings.training
+    inputs = (settings.data, settings.validation_data, *origin.paths)
+    require_run_directory(settings.out, settings.restart, inputs)
+    beginning = look_up(origin, "bert-pretrain", "masked_lm")
+    corpus = open_corpus(settings.data, settings.validation_data, settings.validation_fraction)
+    packed = pack(corpus, beginning.tokenizer)
+    tokenizer, length = packed.tokenizer, beginning.length
+    masking = Masking(tokenizer, settings.mask_rate, settings.whole_words)
+
+    def make_batches(split: Any, seed: int | None, most: int | None = None) -> GroupedBatches:
+        tokens = packed.tokens(split)
+        sequences: Any = (
+            SegmentPairs(tokens, tokenizer, length, seed or 0)
+            if settings.nsp
+            else FullSequences(tokens, tokenizer, length, seed)
+        )
+        if most is not None:
+            sequences.count = min(sequences.count, most)
+        source = MaskedSequences(sequences, masking, tokenizer.special_ids["pad"], settings.nsp)
+        return GroupedBatches(source, training.batch_size, seed)
+
+    train_batches = make_batches("train", training.seed)
+    validation_batches = make_batches("validation", None, settings.evaluation_sequences)
+    run = Run(settings.out, "bert-pretrain", settings, packed.facts)
+    if finished := run.finished():
+        return summarize(settings.out, finished.state, "tokens")
+    start_tensorflow()
+    import keras
+
+    from recipes.data.dataset import make_dataset
+    from recipes.engine.job import Job
+    from recipes.engine.loop import train
+    from recipes.engine.outputs import each_output
+
+    def make_evaluation(model: Any) -> Callable[[], dict[str, float]]:
+        def evaluate() -> dict[str, float]:
+            right = {name: [0.0, 0.0] for name in model.output_names}
+            for _, (_, labels, weights), outputs in each_output(model, validation_batches):
+                for name, (count, total) in right.items():
+                    found = outputs[name].argmax(axis=-1) == labels[name]
+                    weight = weights[name]
+                    right[name] = [count + float((found * weight).sum()), total + float(weight.sum())]
+            names = {"logits": "validation_masked_accuracy", "next_sentence": "validation_successor_accuracy"}
+            return {names[name]: count / total for name, (count, total) in right.items()}
+
+        return evaluate
+
+    def loss() -> Any:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+
+    job = Job(
+        lambda dtype: beginning.make("pretrain" if settings.nsp else "masked_lm", dtype, tokenizer),
+        {"logits": loss()} | ({"next_sentence": loss()} if settings.nsp else {}),
+        lambda first_step: make_dataset(train_batches, first_step),
+        lambda: make_dataset(validation_batches),
+        unit="tokens",
+        units_per_step=math.ceil(training.batch_size * float(train_batches.source.lengths(0).mean())),
+        make_evaluation=make_evaluation,
+    )
+    return train(job, training, run)

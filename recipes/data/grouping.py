@@ -1,0 +1,137 @@
+"""Batches of examples of like length, each a pure function of its step."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from recipes.data.batches import ArraySpec
+from zoo.errors import UserError
+
+
+class Source(Protocol):
+    """Examples that batches are made of. Their number is the same in each epoch; they may be others each time.
+
+    Attributes:
+        element: of what `collate` makes, for a batch of None rows and None tokens; see `Batches`.
+    """
+
+    element: Any
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """Tokens of each example, special ones included: (examples,)."""
+
+    def collate(self, epoch: int, rows: np.ndarray, width: int, draw: np.random.Generator) -> Any:
+        """The batch of the examples `rows`, (batch,) int64, padded to `width` tokens; `draw` hangs on the step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The examples of each batch of an epoch, and how many tokens wide it is."""
+
+    rows: list[np.ndarray]
+    widths: list[int]
+
+
+class GroupedBatches:
+    """Batches of examples of like length, each padded to one of a few widths: padding is most of what a batch of random
+    sentences holds, and each width is a shape that is compiled.
+
+    An epoch of training takes each example once, in random groups and in random order, and fills the last batch up with
+    some of them; without a seed, for an evaluation, each comes once, the shortest first, and the last batch may be
+    smaller.
+
+    Args:
+        source: the examples.
+        batch_size: examples in a batch.
+        seed: of order and of what `collate` draws; None for an evaluation.
+        most_widths: at most this many different widths.
+    """
+
+    def __init__(self, source: Source, batch_size: int, seed: int | None, most_widths: int = 4) -> None:
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        lengths = source.lengths(0)
+        if len(lengths) == 0:
+            raise UserError(f"there is no example to {'evaluate' if seed is None else 'train'} on")
+        self.widths = choose_widths(lengths, most_widths)
+        self.element = _with_sizes(source.element, batch_size if seed is not None else None, self.widths)
+        self.batches_per_epoch = -(-len(lengths) // batch_size)
+        self.num_batches = self.batches_per_epoch if seed is None else None
+        self._plan = lru_cache(maxsize=2)(self._make_plan)
+
+    def rows(self, step: int) -> np.ndarray:
+        """The places of the examples in batch `step`."""
+        epoch, place = divmod(step, self.batches_per_epoch)
+        return self._plan(epoch).rows[place]
+
+    def batch(self, step: int) -> Any:
+        """Batch `step`, from 0."""
+        epoch, place = divmod(step, self.batches_per_epoch)
+        plan = self._plan(epoch)
+        draw = np.random.default_rng([self.seed or 0, step])
+        return self.source.collate(epoch, plan.rows[place], plan.widths[place], draw)
+
+    def _make_plan(self, epoch: int) -> Plan:
+        draw = None if self.seed is None else np.random.default_rng([self.seed, epoch])
+        # Of another epoch than the first, one may be longer than any that the widths were chosen for.
+        lengths = np.minimum(self.source.lengths(epoch), self.widths[-1])
+        groups = np.searchsorted(self.widths, lengths)
+        rows: list[np.ndarray] = []
+        widths: list[int] = []
+        waiting = np.empty(0, np.int64)
+        for group, width in enumerate(self.widths):
+            here = np.flatnonzero(groups == group)
+            here = here[np.argsort(lengths[here], kind="stable")] if draw is None else draw.permutation(here)
+            waiting = np.concatenate([waiting, here])
+            full = len(waiting) // self.batch_size * self.batch_size
+            rows += list(waiting[:full].reshape(-1, self.batch_size))
+            widths += [int(width)] * (full // self.batch_size)
+            waiting = waiting[full:]  # what fills no batch goes with the next longer ones
+        if len(waiting):
+            if draw is not None:
+                missing = self.batch_size - len(waiting)
+                waiting = np.concatenate([waiting, draw.choice(len(lengths), missing)])
+            rows.append(waiting)
+            widths.append(int(self.widths[groups[waiting].max()]))
+        order = np.arange(len(rows)) if draw is None else draw.permutation(len(rows))
+        return Plan([rows[i] for i in order], [widths[i] for i in order])
+
+
+def _with_sizes(element: Any, batch_size: int | None, widths: np.ndarray) -> Any:
+    """The element with what is known of its sizes: rows, and tokens where there is one width alone."""
+    if isinstance(element, ArraySpec):
+        rest = tuple(int(widths[0]) if size is None and len(widths) == 1 else size for size in element.shape[1:])
+        return ArraySpec((batch_size, *rest), element.dtype)
+    if isinstance(element, dict):
+        return {name: _with_sizes(each, batch_size, widths) for name, each in element.items()}
+    return tuple(_with_sizes(each, batch_size, widths) for each in element)
+
+
+def choose_widths(lengths: np.ndarray, count: int, multiple: int = 8) -> np.ndarray:
+    """The at most `count` widths, multiples of `multiple`, to which examples of these lengths are padded with the
+    fewest tokens: (widths,) int64, rising. By dynamic programming over the lengths that occur."""
+    rounded, counts = np.unique(-(-np.asarray(lengths) // multiple) * multiple, return_counts=True)
+    total = np.concatenate([[0], np.cumsum(counts)])
+    # cost[k] for the first k lengths; the widest of a group is what all of it costs.
+    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ()), *((np.inf, ()) for _ in rounded)]
+    for _ in range(count):
+        nexts = [best[0]]
+        for end in range(1, len(rounded) + 1):
+            costs = [best[start][0] + (total[end] - total[start]) * rounded[end - 1] for start in range(end)]
+            start = int(np.argmin(costs))
+            candidate = (float(costs[start]), (*best[start][1], int(rounded[end - 1])))
+            nexts.append(min(candidate, best[end], key=lambda each: each[0]))
+        if nexts[-1][0] >= best[-1][0]:
+            break
+        best = nexts
+    return np.array(best[-1][1], np.int64)
+
+
+def pad(values: Sequence[np.ndarray], width: int, fill: int = 0) -> np.ndarray:
+    """Rows of different lengths as one array (rows, width) int32, cut or filled up at their ends."""
+    padded = np.full((len(values), width), fill, np.int32)
+    for row, value in enumerate(values):
+        padded[row, : len(value)] = value[:width]
+    return padded
