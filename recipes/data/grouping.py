@@ -56,10 +56,12 @@ class GroupedBatches:
         if len(lengths) == 0:
             raise UserError(f"there is no example to {'evaluate' if seed is None else 'train'} on")
         self.widths = choose_widths(lengths, most_widths)
-        self.element = _with_sizes(source.element, batch_size if seed is not None else None, self.widths)
         self.batches_per_epoch = -(-len(lengths) // batch_size)
         self.num_batches = self.batches_per_epoch if seed is None else None
         self._plan = lru_cache(maxsize=2)(self._make_plan)
+        # Where all batches are as wide, XLA and a strategy can know it.
+        sample = self.batch(0) if len(self.widths) == 1 else None
+        self.element = _with_sizes(source.element, sample, None if seed is None else batch_size)
 
     def rows(self, step: int) -> np.ndarray:
         """The places of the examples in batch `step`."""
@@ -99,14 +101,13 @@ class GroupedBatches:
         return Plan([rows[i] for i in order], [widths[i] for i in order])
 
 
-def _with_sizes(element: Any, batch_size: int | None, widths: np.ndarray) -> Any:
-    """The element with what is known of its sizes: rows, and tokens where there is one width alone."""
+def _with_sizes(element: Any, sample: Any, rows: int | None) -> Any:
+    """The element with the sizes of `sample`, or without them where that is None, and with so many rows."""
     if isinstance(element, ArraySpec):
-        rest = tuple(int(widths[0]) if size is None and len(widths) == 1 else size for size in element.shape[1:])
-        return ArraySpec((batch_size, *rest), element.dtype)
+        return ArraySpec((rows, *(element.shape if sample is None else sample.shape)[1:]), element.dtype)
     if isinstance(element, dict):
-        return {name: _with_sizes(each, batch_size, widths) for name, each in element.items()}
-    return tuple(_with_sizes(each, batch_size, widths) for each in element)
+        return {name: _with_sizes(each, sample and sample[name], rows) for name, each in element.items()}
+    return tuple(_with_sizes(each, sample and sample[place], rows) for place, each in enumerate(element))
 
 
 def choose_widths(lengths: np.ndarray, count: int, multiple: int = 8) -> np.ndarray:
