@@ -19,7 +19,10 @@ CORE = [
     "rich>=14,<16",
     "matplotlib>=3.10,<4",
     "tensorboard>=2.20,<2.22",
+    "scikit-learn>=1.7,<2",
+    "nervaluate>=1.1,<2",
 ]
+PARQUET = ["pyarrow>=18,<28"]
 EXPORT = [
     "tf2onnx>=1.17,<1.18",
     "onnx>=1.21,<1.24",
@@ -34,6 +37,7 @@ IMAGE = ["keras-cv>=0.9,<0.10"]
 PEERS = ["torch>=2.13,<3", "transformers>=5.20,<6", "jax>=0.10,<0.12"]
 DEV = [
     *EXPORT,
+    *PARQUET,
     *TEXT,
     *IMAGE,
     "pytest>=9,<10",
@@ -56,6 +60,7 @@ setup(
     install_requires=CORE,
     extras_require={
         "export": EXPORT,
+        "parquet": PARQUET,
         "text": TEXT,
         "image": IMAGE,
         "demo": EXPORT,

@@ -1,8 +1,8 @@
 """How near an answer comes to those that people gave: the two measures of SQuAD.
 
 They are those of the official `evaluate-v2.0.py` (Rajpurkar, Jia and Liang 2018; Rajpurkar et al. 2016, section 6.1),
-and of `evaluate-v1.1.py`: the two are alike where an answer has a word besides articles. Over a data set each is the
-mean over its questions.
+and of `evaluate-v1.1.py`: the two are alike where each answer has a word besides articles. Over a data set either is
+the mean over its questions.
 """
 
 import re
@@ -50,5 +50,5 @@ def _known(answers: Sequence[str]) -> list[list[str]]:
 
 
 def _words(text: str) -> list[str]:
-    # Articles last: of "a.m." nothing is left of one until its punctuation is gone.
+    # Articles last, and between spaces: that of "a.m." is none.
     return _ARTICLES.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION)).split()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from recipes.bert_pretrain import BERTPretrain, train_bert
+from recipes.classify_text import ClassifyText, train_classifier
 from recipes.gpt_pretrain import GPTPretrain, train_gpt
 
 
@@ -25,5 +26,6 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "bert-pretrain": Recipe("train BERT on text to predict masked tokens and successors", BERTPretrain, train_bert),
+    "classify-text": Recipe("train a classifier of texts on a table", ClassifyText, train_classifier),
     "gpt-pretrain": Recipe("train GPT on text to predict the next token", GPTPretrain, train_gpt),
 }

@@ -13,30 +13,37 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from tyro.conf import arg
-
-from recipes.data.packing import TokenizerTraining, pack
+from recipes.data.packing import pack
+from recipes.engine.origin import Origin, look_up
 from recipes.engine.settings import Training, require_trained
 from recipes.engine.start import start_tensorflow
-from zoo.directory import find_model_directory, read_saved, require_vocabulary
 from zoo.errors import UserError
-from zoo.gpt import GPTConfig
-from zoo.registry import find_preset
-from zoo.text import Tokenizer
 
 logger = logging.getLogger("zoo")
+
+
+@dataclasses.dataclass(frozen=True)
+class GPTOrigin(Origin):
+    """The GPT that is trained, before it is."""
+
+    preset: str = "gpt-mini"
+    """Size of a fresh model; zoo list shows them."""
+    tokenizer: str = "bpe"
+    """bpe or char, trained on the data; or the directory of a model or a tokenizer."""
+    vocabulary_size: int = 2048
+    """Tokens of a bpe that is trained."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GPTPretrain:
     """Train GPT on a text file, or a folder of them, to predict the next token.
 
-    Leaves in --out: recipe.json, metrics.jsonl, loss.png, samples.txt, TensorBoard's logs, checkpoints/, and model/,
-    the model with the lowest validation loss (with --adapt lora the adapters are merged there, and apart in adapters/).
-    A run that was stopped, by whatever, goes on when the same command is given again, and ends as if it had not been.
-    Ctrl-C and SIGTERM save first; SIGTERM exits with 75.
+    Leaves in --out: recipe.json, metrics.jsonl, loss.png, samples.txt, summary.md, TensorBoard's logs, checkpoints/,
+    and model/, the model with the lowest validation loss (with --adapt lora the adapters are merged there, and apart in
+    adapters/). A run that was stopped, by whatever, goes on when the same command is given again, and ends as if it had
+    not been. Ctrl-C and SIGTERM save first; SIGTERM exits with 75.
     """
 
     # What the text is made of counts, not where it lies.
@@ -52,18 +59,7 @@ class GPTPretrain:
     """Held-out text; without it a part of the data is held out."""
     validation_fraction: float = 0.1
     """Part of the data to hold out: whole documents of a folder, the end of a single file."""
-    tokenizer: str = "bpe"
-    """bpe or char, trained on the data; or the directory of a model or a tokenizer."""
-    vocabulary_size: int = 2048
-    """Tokens of a bpe that is trained."""
-    preset: str = "gpt-mini"
-    """Size of the model; zoo list shows them."""
-    source: Annotated[Path | None, arg(name="from")] = None
-    """Model directory to go on from, with its own tokenizer, instead of fresh weights."""
-    max_length: int | None = None
-    """Context in tokens; None for the preset's."""
-    dropout: float | None = None
-    """Rate of every dropout; None for the preset's."""
+    origin: GPTOrigin = dataclasses.field(default_factory=GPTOrigin)
     training: Training = dataclasses.field(default_factory=Training)
     evaluation_windows: int = 1000
     """Most windows of held-out text to evaluate on, evenly spaced."""
@@ -85,14 +81,7 @@ class GPTPretrain:
             raise UserError(f"--evaluation-windows is {self.evaluation_windows}, and must be at least 1")
         if self.sample_tokens < 0:
             raise UserError(f"--sample-tokens is {self.sample_tokens}, and must be 0 or more")
-        require_trained(self.source, self.training)
-        if self.source is not None:
-            fields = {field.name: field for field in dataclasses.fields(self)}
-            for name in ("preset", "tokenizer", "vocabulary_size"):
-                if getattr(self, name) != fields[name].default:
-                    raise UserError(
-                        f"--from brings its own model and tokenizer: leave out --{name.replace('_', '-')}, or --from"
-                    )
+        require_trained(self.origin.source, self.training)
 
 
 def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
@@ -103,17 +92,14 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
     from recipes.engine.state import summarize
 
     # What can be wrong is found out before anything is written to --out, and most of it before TensorFlow is imported.
-    inputs = (settings.data, settings.validation_data, settings.source, Path(settings.tokenizer))
+    training = settings.training
+    inputs = (settings.data, settings.validation_data, *settings.origin.paths)
     require_run_directory(settings.out, settings.restart, inputs)
-    overrides = _overrides(settings)
-    config = _config(settings, overrides)
+    beginning = look_up(settings.origin, "gpt-pretrain", "generate")
     corpus = open_corpus(settings.data, settings.validation_data, settings.validation_fraction)
-    packed = pack(corpus, _tokenizer(settings))
-    if settings.source is None:
-        overrides["vocabulary_size"] = packed.tokenizer.vocabulary_size
-    else:
-        require_vocabulary(packed.tokenizer, config, settings.source)
-    training, length = settings.training, config.max_length
+    packed = pack(corpus, beginning.tokenizer)
+    tokenizer, length = packed.tokenizer, beginning.length
+    _ = tokenizer.end_of_text
     train_batches = TrainingBatches(packed.tokens("train"), length, training.batch_size, training.seed)
     validation_batches = ValidationBatches(
         packed.tokens("validation"), length, training.batch_size, settings.evaluation_windows
@@ -126,18 +112,10 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
     start_tensorflow()
     import keras
 
-    import zoo
     from recipes.data.dataset import make_dataset
     from recipes.engine.job import Job
     from recipes.engine.loop import train
     from zoo.generation import Generator
-
-    def make_model(dtype: str) -> Any:
-        if settings.source is not None:
-            return zoo.load(settings.source, task="generate", dtype=dtype, **overrides)
-        model = zoo.create(settings.preset, task="generate", dtype=dtype, **overrides)
-        model.tokenizer = packed.tokenizer
-        return model
 
     def make_sample(model: Any) -> Callable[[], str]:
         generator = Generator(model)
@@ -145,7 +123,7 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
 
     bytes_per_token = packed.validation.bytes / packed.validation.tokens
     job = Job(
-        make_model,
+        lambda dtype: beginning.make("generate", dtype, tokenizer),
         {"logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
         lambda first_step: make_dataset(train_batches, first_step),
         lambda: make_dataset(validation_batches),
@@ -155,40 +133,3 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
         make_sample=make_sample if settings.sample_tokens else None,
     )
     return {**train(job, training, run), **entropy}
-
-
-def _overrides(settings: GPTPretrain) -> dict[str, Any]:
-    overrides: dict[str, Any] = {}
-    if settings.max_length is not None:
-        overrides["max_length"] = settings.max_length
-    if settings.dropout is not None:
-        overrides |= {"dropout": settings.dropout, "attention_dropout": settings.dropout}
-    return overrides
-
-
-def _config(settings: GPTPretrain, overrides: dict[str, Any]) -> GPTConfig:
-    """The configuration in force, all but the vocabulary of a model with fresh weights."""
-    if settings.source is None:
-        family, config = find_preset(settings.preset)
-    else:
-        saved = read_saved(find_model_directory(settings.source))
-        family, config = saved.family, saved.config
-    if not isinstance(config, GPTConfig):
-        raise UserError(f"gpt-pretrain trains GPT, and {settings.source or settings.preset} is a {family.name} model")
-    return config.replace(**overrides)
-
-
-def _tokenizer(settings: GPTPretrain) -> TokenizerTraining | Tokenizer:
-    """What the text is encoded with: the tokenizer of the model to go on from, a saved one, or one to be trained."""
-    if settings.source is not None:
-        return Tokenizer.load(find_model_directory(settings.source))
-    if settings.tokenizer == "bpe":
-        return TokenizerTraining("bpe", settings.vocabulary_size)
-    if settings.tokenizer == "char":
-        return TokenizerTraining("char")
-    directory = Path(settings.tokenizer)
-    if not directory.is_dir():
-        raise UserError(
-            f"--tokenizer is {settings.tokenizer!r}, and must be bpe, char, or the directory of a tokenizer"
-        )
-    return Tokenizer.load(directory)

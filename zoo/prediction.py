@@ -77,7 +77,7 @@ class Predictor:
     - "classify": `label`, `probability`, and the best five of `probabilities`.
     - "tag": `entities`, each with `label`, `text`, `start`, `end` (characters), `probability`; labels that begin with
       B- and I- are joined as they mean, and "O" is left out.
-    - "answer" (a question and its context): `answer`, `start`, `end` (characters of the context), `score`.
+    - "answer" (a question, and a context of any length): `answer`, `start`, `end` (characters of the context), `score`.
     - "masked_lm": for each mask in the text `start` (character) and the best five of `tokens`.
     - "generate": the best five of `tokens` to come next.
     - "contrast" (images, and labels to choose from): as "classify".
@@ -138,7 +138,7 @@ class Predictor:
         return model_inputs(self.model, None if sees else items, pairs, items if sees else None, offsets)
 
     def _classify(self, items: Sequence[Any], pairs: Sequence[str] | None) -> list[Record]:
-        return [self._best(row) for row in _softmax(self._run(self._read(items, pairs))["logits"])]
+        return [self._best(row) for row in softmax(self._run(self._read(items, pairs))["logits"])]
 
     def _best(self, probabilities: np.ndarray) -> Record:
         order = np.argsort(-probabilities, kind="stable")[:CANDIDATES]
@@ -154,7 +154,7 @@ class Predictor:
 
     def _tag(self, items: Sequence[str], pairs: Sequence[str] | None) -> list[Record]:
         inputs = self._read(items, None, offsets=True)
-        probabilities = _softmax(self._run(inputs)["logits"])
+        probabilities = softmax(self._run(inputs)["logits"])
         records: list[Record] = []
         for row, text in enumerate(items):
             found: list[Record] = []
@@ -212,7 +212,7 @@ class Predictor:
         records = []
         for row, found in enumerate(places):
             starts = inputs["offsets"][row, found, 0]
-            tokens = [self._best_tokens(_softmax(logits[row, i])) for i in range(len(found))]
+            tokens = [self._best_tokens(softmax(logits[row, i])) for i in range(len(found))]
             records.append(
                 {"masks": [{"start": int(s), "tokens": each} for s, each in zip(starts, tokens, strict=True)]}
             )
@@ -227,7 +227,7 @@ class Predictor:
         # Of the last tokens alone: all logits of a full context would be gigabytes.
         vectors = ops.take_along_axis(sequence, last[:, :, None].astype("int32"), axis=1)[:, 0]
         logits = ops.convert_to_numpy(self.model.project(vectors))
-        return [{"tokens": self._best_tokens(_softmax(row))} for row in logits]
+        return [{"tokens": self._best_tokens(softmax(row))} for row in logits]
 
     def _best_tokens(self, probabilities: np.ndarray) -> list[Record]:
         known = probabilities[: self.model.tokenizer.vocabulary_size]
@@ -248,7 +248,7 @@ class Predictor:
         logits = ops.convert_to_numpy(self.model.similarity(images, self._texts))
         # A model trained with the sigmoid loss says of each label by itself whether it fits.
         sigmoid = self.model.config.loss == "sigmoid"
-        return [self._best(row) for row in (1.0 / (1.0 + np.exp(-logits)) if sigmoid else _softmax(logits))]
+        return [self._best(row) for row in (1.0 / (1.0 + np.exp(-logits)) if sigmoid else softmax(logits))]
 
 
 def embed(model: Any, items: Sequence[Any], are_images: bool) -> np.ndarray:
@@ -282,6 +282,7 @@ def _tokenizer(model: Any) -> Any:
     return model.tokenizer
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Logits (..., classes) to probabilities of the same shape."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)

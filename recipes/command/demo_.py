@@ -11,7 +11,7 @@ from recipes.data.text import first_text
 from recipes.engine.optimizer import Optimization
 from recipes.engine.settings import Training
 from recipes.engine.start import start_tensorflow
-from recipes.gpt_pretrain import GPTPretrain, train_gpt
+from recipes.gpt_pretrain import GPTOrigin, GPTPretrain, train_gpt
 from zoo.errors import UserError
 from zoo.files import require_free
 from zoo.registry import find_preset
@@ -50,11 +50,11 @@ def run(arguments: list[str]) -> int:
     run_directory, bundle = settings.out / "run", settings.out / "bundle"
     require_free(run_directory, settings.force, marker="recipe.json")
     require_free(bundle, settings.force, marker="bundle.json")
-    room = find_preset(GPTPretrain.preset)[1].to_dict()["max_length"] - NEW_TOKENS
+    room = find_preset(GPTOrigin.preset)[1].to_dict()["max_length"] - NEW_TOKENS
     if not 0 < len(settings.prompt.encode("utf-8", "replace")) <= room:  # a token has at least one byte
         raise UserError(f"--prompt has {len(settings.prompt)} characters: 1 to {room} bytes are possible")
     documentation = python_documentation_folder()
-    every = max(1, min(TRAINING.evaluate_every, settings.steps))
+    every = max(1, min(TRAINING.interval, settings.steps))
     training = dataclasses.replace(TRAINING, steps=settings.steps, evaluate_every=every)
     trained = train_gpt(
         GPTPretrain(

@@ -1,172 +1,209 @@
-"""Formats of labelled data, each a stream of rows from one file. A row that is corrupt is counted and passed over."""
+"""Every format of labelled data by its suffix, and those that are not made of lines: JSON, Parquet, text by label."""
 
-import csv
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any
 
-from recipes.data.problems import INVALID_UTF8, Problems
+from recipes.data.lines import (
+    LARGEST_LINE,
+    TOO_LONG,
+    Row,
+    find_fault,
+    may_be_broken,
+    read_conll,
+    read_delimited,
+    read_json_lines,
+    require_distinct,
+    to_row,
+)
+from recipes.data.problems import Problems
 from zoo.errors import UserError
 
-Row = dict[str, Any]
-
-LARGEST_LINE = 16 * 2**20  # characters, and as many in a row of several lines
-LARGEST_DOCUMENT = 256 * 2**20  # bytes of JSON that is held whole; as Python's objects it takes several times as much
-_PIECE = 2**20  # characters read at once of a line
-_BATCH = 256  # rows of Parquet at once
-_TOO_LONG = "more than 16 MB"
+LARGEST_DOCUMENT = 256 * 2**20  # bytes of JSON, which is held whole: as Python's objects several times as much
+_BATCH = 256  # rows of Parquet that are held at once
 
 
-class Line(NamedTuple):
-    """A line with its end; `fault` is why it cannot be used, or empty."""
-
-    number: int
-    text: str
-    fault: str
+def _declare_nothing(path: Path) -> tuple[str, ...]:
+    return ()
 
 
-def read_lines(path: Path, problems: Problems) -> Iterator[Line]:
-    """The lines of a file. A byte order mark is dropped, and a line that is too long comes without its text."""
-    # Surrogates stand for bytes that are not UTF-8, so that the other lines are read all the same.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        for number in count(1):
-            text = _read_line(file)
-            if text == "":
-                return
-            if text is None:
-                yield Line(number, "", _TOO_LONG)
-                continue
-            fault = find_fault(text)
-            problems.is_utf8 |= not fault and not text.isascii()
-            yield Line(number, text, fault)
+@dataclass(frozen=True)
+class Format:
+    """How files of a kind are read.
+
+    Attributes:
+        read: yields the rows of a file; one that is corrupt it adds to the problems instead.
+        declare: the columns that a file names apart from its rows, if it does.
+        is_text: a file can be judged by its start: whether it is text, and in UTF-8.
+    """
+
+    read: Callable[[Path, Problems], Iterator[Row]]
+    declare: Callable[[Path], tuple[str, ...]] = _declare_nothing
+    is_text: bool = True
 
 
-def _read_line(file: TextIO) -> str | None:
-    """The next line, nothing at the end of the file, None for one that is too long: what is read of it is let go."""
-    pieces: list[str] = []
-    size = 0
-    while piece := file.readline(_PIECE):
-        size += len(piece)
-        pieces.append(piece)
-        if size > LARGEST_LINE:
-            pieces.clear()
-        if piece.endswith(("\n", "\r")):
-            break
-    return "".join(pieces) if size <= LARGEST_LINE else None
+def read_json(path: Path, problems: Problems) -> Iterator[Row]:
+    """Rows of a JSON document, numbered from 1: a list of objects, or the questions of SQuAD's layout.
 
-
-def find_fault(text: str) -> str:
-    """Why a text cannot be used, or nothing."""
-    if "\0" in text:
-        return "NUL bytes"
-    if text.isascii():
-        return ""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # the first kind stands for a byte, the other was written as an escape
-        return INVALID_UTF8 if "\udc80" <= text[error.start] <= "\udcff" else "half of a surrogate pair"
-    return ""
-
-
-class _Records:
-    """Lines for a `csv.reader`, which takes as many as a record has: one that does not end is broken off."""
-
-    def __init__(self, lines: Iterator[Line]) -> None:
-        self.lines, self.last = lines, 0
-        self.begin()
-
-    def begin(self) -> None:
-        """Let the next line be the first of a record."""
-        self.first, self.size, self.fault = self.last + 1, 0, ""
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self.lines)
-        self.last = line.number
-        self.size += len(line.text)
-        if self.size > LARGEST_LINE:
-            self.fault = _TOO_LONG
-            raise csv.Error(_TOO_LONG)
-        self.fault = self.fault or line.fault
-        return line.text
-
-
-def _read_records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[_Records, list[str]]]:
-    """Fields, and where they stand and what is wrong with them; empty lines are passed over."""
-    # The limit is the whole process's: only ever raised.
-    csv.field_size_limit(max(csv.field_size_limit(), LARGEST_LINE))
-    records = _Records(lines)
-    reader = csv.reader(records, delimiter=delimiter, strict=True)
-    while True:
-        records.begin()
-        fields: list[str] = []
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            records.fault = records.fault or f"quotes that do not match ({error})"
-        if fields or records.fault:
-            yield records, fields
-
-
-def read_delimited(path: Path, problems: Problems, delimiter: str) -> Iterator[Row]:
-    """Rows of CSV with a header; fields are strings.
+    A question has `id`, `question`, `context` and `answers`, a list of `text` and `start`, empty if it is impossible.
 
     Raises:
-        UserError: the header cannot be read, or names a column twice.
+        UserError: it is too large to be held whole, is no JSON, or has another layout.
     """
-    records = _read_records(read_lines(path, problems), delimiter)
-    header: list[str] = []
-    for record, fields in records:
-        if not header:
-            header = fields
-            _require_header(path, fields, record.fault)
-            continue
-        fault = record.fault
-        if not fault and len(fields) != len(header):
-            fault = f"{len(fields)} fields instead of {len(header)}"
-        # A quote that does not match may have taken in rows that were good: they are lost with it.
-        rows = 1 if fields else record.last - record.first + 1
-        problems.see(path, record.first, rows)
-        if fault:
-            problems.add(problems.where, fault, rows)
-        else:
-            yield dict(zip(header, fields, strict=True))
-
-
-def _require_header(path: Path, names: list[str], fault: str) -> None:
-    if fault:
-        raise UserError(f"{path}: its header cannot be read: {fault}")
-    require_distinct(path, names)
-
-
-def require_distinct(path: Path, names: list[str]) -> None:
-    """Raise UserError if two columns have the same name."""
-    (name, times), *_ = Counter(names).most_common(1)
-    if times > 1:
-        raise UserError(f"{path}: {times} columns are called {name!r:.80}: rename them")
-
-
-def read_json_lines(path: Path, problems: Problems) -> Iterator[Row]:
-    """Rows of JSON Lines: an object a line, empty lines passed over."""
-    for line in read_lines(path, problems):
-        if line.text.isspace():
-            continue
-        problems.see(path, line.number)
-        try:
-            row = line.fault or _to_row(json.loads(line.text), may_be_broken="\\u" in line.text)
-        except (ValueError, RecursionError):
-            row = "invalid JSON"
+    document, check = _load_document(path, problems)
+    rows: Iterator[Row | str]
+    if isinstance(document, list):
+        rows = (to_row(value, check) for value in document)
+    elif isinstance(document, dict) and isinstance(document.get("data"), list):
+        rows = _answered_questions(document["data"], check)
+    else:
+        raise UserError(f"{path}: neither a list of objects nor SQuAD's layout, articles in a list under 'data'")
+    for number, row in enumerate(rows, 1):
+        problems.see(path, number)
         if isinstance(row, str):
             problems.add(problems.where, row)
         else:
             yield row
+
+
+def _load_document(path: Path, problems: Problems) -> tuple[Any, bool]:
+    """The document, and whether some of its strings may be no text."""
+    with path.open("rb") as file:
+        content = file.read(LARGEST_DOCUMENT + 1)
+    if len(content) > LARGEST_DOCUMENT:
+        limit = f"{LARGEST_DOCUMENT // 2**20:,} MB"
+        raise UserError(f"{path}: JSON of more than {limit} is not read whole: write it as .jsonl, an object a line")
+    text = content.decode("utf-8-sig", "surrogateescape")
+    problems.is_utf8 |= bool(re.search("[^\0-\x7f\udc80-\udcff]", text))  # a surrogate stands for an invalid byte
+    try:
+        return json.loads(text), may_be_broken(text)
+    except (ValueError, RecursionError) as error:
+        hint = ": if it is an object a line, call it .jsonl" if str(error).startswith("Extra data") else ""
+        raise UserError(f"{path}: not valid JSON: {error}{hint}") from None
+
+
+def _answered_questions(articles: list[Any], check: bool) -> Iterator[Row | str]:
+    for article in articles:
+        for paragraph in _list_in(article, "paragraphs"):
+            for question in _list_in(paragraph, "qas"):
+                row = _answered_question(paragraph, question)
+                yield row if isinstance(row, str) else to_row(row, check)
+
+
+def _list_in(parent: Any, key: str) -> list[Any]:
+    values = parent.get(key) if isinstance(parent, dict) else None
+    return values if isinstance(values, list) else [None]  # nothing that is a row: it is counted as one
+
+
+def _answered_question(paragraph: Any, question: Any) -> Row | str:
+    """A question with its context and answers, or what is wrong with it."""
+    if not isinstance(paragraph, dict) or not isinstance(question, dict):
+        return "not in SQuAD's layout"
+    row = {"id": question.get("id"), "question": question.get("question"), "context": paragraph.get("context")}
+    answers = [] if question.get("is_impossible") else question.get("answers")
+    try:
+        if answers is not None:
+            row["answers"] = [{"text": each["text"], "start": each["answer_start"]} for each in answers]
+    except (TypeError, KeyError):
+        return "an answer without text or answer_start"
+    return row
+
+
+def read_parquet(path: Path, problems: Problems) -> Iterator[Row]:
+    """Rows of a Parquet file, numbered from 1, with what is null left out of them.
+
+    Raises:
+        UserError: it is no Parquet file, or damaged, or pyarrow is not installed.
+    """
+    with _open_parquet(path) as file:
+        number = 0
+        for batch in _batches(path, file):
+            for row in _to_rows(batch):
+                number += 1
+                problems.see(path, number)
+                if isinstance(row, str):
+                    problems.add(problems.where, row)
+                else:
+                    yield {name: value for name, value in row.items() if value is not None}
+
+
+def declare_parquet(path: Path) -> tuple[str, ...]:
+    """The columns of a Parquet file; raises UserError where two have the same name, and what `read_parquet` raises."""
+    with _open_parquet(path) as file:
+        names = tuple(file.schema_arrow.names)
+    require_distinct(path, names)
+    return names
+
+
+def _open_parquet(path: Path) -> Any:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UserError(f"{path}: Parquet is read by pyarrow, which is not installed: pip install pyarrow") from None
+    try:
+        # Read as it is used, rather than all columns of a row group beforehand.
+        return parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _batches(path: Path, file: Any) -> Iterator[Any]:
+    import pyarrow
+
+    try:
+        yield from file.iter_batches(_BATCH)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: not a whole Parquet file: {str(error).splitlines()[0]}")
+
+
+def _to_rows(batch: Any) -> Iterator[Row | str]:
+    try:
+        rows = batch.to_pylist()
+    except (ValueError, OverflowError) as error:  # strings are not checked before, and Python has not every time
+        if batch.num_rows == 1:
+            yield "a string that is not UTF-8" if isinstance(error, UnicodeError) else "a value that Python has not"
+        else:
+            for place in range(batch.num_rows):
+                yield from _to_rows(batch.slice(place, 1))
+    else:
+        yield from rows
+
+
+def read_labelled_text(path: Path, problems: Problems) -> Iterator[Row]:
+    """One row, of `text`, what the file holds, and `label`, the name of its folder."""
+    problems.see(path)
+    with path.open("rb") as file:
+        content = file.read(LARGEST_LINE + 1)
+    text, label = content.decode("utf-8-sig", "surrogateescape"), path.parent.name
+    fault = find_fault(text + label) if len(content) <= LARGEST_LINE else TOO_LONG
+    problems.is_utf8 |= not fault and not text.isascii()
+    if fault:
+        problems.add(problems.where, fault)
+    else:
+        yield {"text": text, "label": label}
+
+
+_CONLL = Format(read_conll)
+_JSON_LINES = Format(read_json_lines)
+FORMATS = {
+    ".csv": Format(partial(read_delimited, delimiter=",")),
+    ".tsv": Format(partial(read_delimited, delimiter="\t")),
+    ".jsonl": _JSON_LINES,
+    ".ndjson": _JSON_LINES,
+    ".json": Format(read_json),
+    ".parquet": Format(read_parquet, declare_parquet, is_text=False),
+    ".conll": _CONLL,
+    ".bio": _CONLL,
+    ".iob": _CONLL,
+    ".iob2": _CONLL,
+}
+LABELLED_TEXT = Format(read_labelled_text)

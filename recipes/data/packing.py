@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -161,13 +161,19 @@ def _build(directory: Path, corpus: Corpus, request: TokenizerTraining | Tokeniz
 def _train(documents: Sequence[Document], request: TokenizerTraining) -> Tokenizer:
     separator = ROLES[request.kind].get("end") or ROLES[request.kind]["sep"]
     pieces = cut_pieces(_text(documents, Reading(), separator))
+    if request.kind != "char":
+        # Of a large corpus every n-th piece, so that all of its parts have their say.
+        every = max(1, _bytes(documents) // VOCABULARY_TEXT_BYTES)
+        logger.info("training a vocabulary on %.1f MB of text", _bytes(documents) / every / 1e6)
+        pieces = islice(pieces, 0, None, every)
+    return train_tokenizer(pieces, request)
+
+
+def train_tokenizer(texts: Iterable[str], request: TokenizerTraining) -> Tokenizer:
+    """The tokenizer that is asked for, of these texts."""
     if request.kind == "char":
-        return train_characters(pieces)
-    # Of a large corpus every n-th piece, so that all of its parts have their say.
-    every = max(1, _bytes(documents) // VOCABULARY_TEXT_BYTES)
-    logger.info("training a vocabulary on %.1f MB of text", _bytes(documents) / every / 1e6)
-    train_pieces = train_bpe if request.kind == "bpe" else train_wordpiece
-    return train_pieces(islice(pieces, 0, None, every), request.vocabulary_size)
+        return train_characters(texts)
+    return (train_bpe if request.kind == "bpe" else train_wordpiece)(texts, request.vocabulary_size)
 
 
 def _text(documents: Sequence[Document], reading: Reading, separator: str) -> Iterator[str]:

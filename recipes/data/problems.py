@@ -43,7 +43,7 @@ class Problems:
         return self.reasons.total()
 
     def see(self, path: Path, line: int | None = None, rows: int = 1) -> None:
-        """Count the next row, before it is used; `line` is its number where the file has no lines, from 1."""
+        """Count the next row; `line`, from 1, is where it starts, or its number in a file that has no lines."""
         self._path, self._line = path, line
         self.seen += rows
 
@@ -73,12 +73,11 @@ class Problems:
         raise UserError(f"{self._describe()}; correct the data, since no more than {MOST_CORRUPT:.0%} may be left out")
 
     def _describe(self) -> str:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common(3))
-        more = ", and others" if len(self.reasons) > 3 else ""
-        share = self.unusable / self.seen
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in self.reasons.most_common(3))
+        more = " and others" if len(self.reasons) > 3 else ""
         return (
-            f"{self.unusable:,} of {self.seen:,} rows ({share:.1%}) cannot be used ({reasons}{more}), "
-            f"for example {', '.join(self.examples)}{self._encoding()}"
+            f"{self.unusable:,} of {self.seen:,} rows ({self.unusable / self.seen:.1%}) cannot be used: "
+            f"{reasons}{more}, for example {', '.join(self.examples)}{self._encoding()}"
         )
 
     def _encoding(self) -> str:

@@ -147,7 +147,7 @@ def _fit(
 ) -> None:
     """Interval by interval, each an epoch for Keras, with an evaluation at its end. One that was interrupted comes
     first, by itself, since the epochs of one `fit` are equally long."""
-    every = training.evaluate_every
+    every = training.interval
     while journal.step < training.steps:
         done = journal.step % every
         interval = journal.step // every

@@ -78,6 +78,7 @@ class Records(keras.callbacks.Callback):
             f"step {journal.step}/{self.steps}  loss {row['loss']:.4f}  validation {validation_loss:.4f}{figure}"
             f"{' (best)' if best else ''}  {row[speed]:,} {self.job.unit}/s  {row['seconds']:.0f} s",
             highlight=False,
+            soft_wrap=True,
         )
         if self.sample is not None:
             text = self.sample()

@@ -40,7 +40,7 @@ class Saving(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.store, self.journal, self.training, self.interruption = store, journal, training, interruption
-        self.every = training.save_every or training.evaluate_every
+        self.every = training.save_every or training.interval
         self.begun_from = begun_from
         self.saved = begun_from.state.step if begun_from else None
 
@@ -55,7 +55,7 @@ class Saving(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         step = self.journal.step
-        if step % self.training.evaluate_every == 0 or step >= self.training.steps:
+        if step % self.training.interval == 0 or step >= self.training.steps:
             return  # the evaluation comes first
         if self._is_to_stop(step % STEPS_BETWEEN_QUESTIONS == 0):
             self._save()

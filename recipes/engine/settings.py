@@ -1,6 +1,7 @@
 """The settings that every recipe shares."""
 
 import dataclasses
+import math
 from typing import ClassVar, Literal
 
 from recipes.engine.optimizer import Optimization
@@ -22,6 +23,8 @@ class Training:
 
     steps: int = 2000
     """Number of updates."""
+    epochs: float | None = None
+    """Passes over the training data, instead of --steps; for recipes whose data are examples."""
     batch_size: int = 32
     """Sequences in an update, over all replicas."""
     accumulate: int = 1
@@ -37,8 +40,8 @@ class Training:
     """Where several workers find each other: tf_config, slurm, kubernetes:LABELS; auto is the first or the second."""
     xla: bool = True
     """Step compiled by XLA (one device only); --no-xla does without."""
-    evaluate_every: int = 250
-    """Updates between evaluations."""
+    evaluate_every: int | None = 250
+    """Updates between evaluations; None for a tenth of them all."""
     save_every: int | None = None
     """Updates between checkpoints; None for those between evaluations."""
     keep_last: int = 3
@@ -47,11 +50,24 @@ class Training:
     """Of weights, data order and dropout."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "evaluate_every", "keep_last"):
+        for name in ("steps", "batch_size", "accumulate", "keep_last"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
+        _require(self, "epochs", self.epochs is None or self.epochs > 0, "above 0")
+        _require(self, "evaluate_every", self.evaluate_every is None or self.evaluate_every >= 1, "at least 1")
         _require(self, "save_every", self.save_every is None or self.save_every >= 1, "at least 1")
         _require(self, "batch_size", self.batch_size % self.accumulate == 0, f"a multiple of {self.accumulate}")
         _require(self, "seed", 0 <= self.seed < 2**32, "0 or more, and below 2**32")
+
+    @property
+    def interval(self) -> int:
+        """Updates between evaluations."""
+        return self.evaluate_every or math.ceil(self.steps / 10)
+
+    def counted(self, batches_per_epoch: int) -> "Training":
+        """With the updates of so many epochs, where these are given."""
+        if self.epochs is None:
+            return self
+        return dataclasses.replace(self, steps=math.ceil(self.epochs * batches_per_epoch))
 
 
 def require_trained(source: object, training: Training) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from recipes.engine.optimizer import Optimization
 from recipes.engine.settings import Training
-from recipes.gpt_pretrain import GPTPretrain, train_gpt
+from recipes.gpt_pretrain import GPTOrigin, GPTPretrain, train_gpt
 
 WORDS = (
     "the",
@@ -45,30 +45,32 @@ def text_file(tmp_path_factory) -> Path:
     return path
 
 
-FIELDS = Optimization.__dataclass_fields__
+def make_settings(data: Path, out: Path, **settings) -> GPTPretrain:
+    """Settings of gpt-pretrain from the fields of all their parts, as the command line has them."""
 
+    def take(kind: type) -> dict:
+        return {name: settings.pop(name) for name in list(settings) if name in kind.__dataclass_fields__}
 
-def make_training(**settings) -> Training:
-    """Training and its optimization, from the fields of both."""
-    optimization = Optimization(**{name: settings.pop(name) for name in list(settings) if name in FIELDS})
-    return Training(optimization=optimization, **settings)
+    optimization = Optimization(**take(Optimization))
+    training = Training(optimization=optimization, **take(Training))
+    return GPTPretrain(data=data, out=out, origin=GPTOrigin(**take(GPTOrigin)), training=training, **settings)
 
 
 def tiny(data: Path, out: Path, **changes) -> GPTPretrain:
     """Settings that train in seconds; compiling by XLA would take longer than the training."""
-    training = {
+    settings = {
         "steps": 300,
         "batch_size": 8,
         "learning_rate": 1e-2,
         "warmup_steps": 10,
         "evaluate_every": 100,
         "xla": False,
+        "preset": "gpt-nano",
+        "tokenizer": "char",
+        "max_length": 32,
+        "sample_tokens": 12,
     }
-    training |= {
-        name: changes.pop(name) for name in list(changes) if name in {**FIELDS, **Training.__dataclass_fields__}
-    }
-    settings = {"preset": "gpt-nano", "tokenizer": "char", "max_length": 32, "sample_tokens": 12}
-    return GPTPretrain(data=data, out=out, training=make_training(**training), **{**settings, **changes})
+    return make_settings(data, out, **{**settings, **changes})
 
 
 @pytest.fixture(scope="session")

@@ -71,12 +71,15 @@ def outcome(run: Path, steps: int = STEPS) -> dict[str, Any]:
     last = run / "checkpoints" / f"step-{steps:08}"
     state = json.loads((last / "state.json").read_text())
     state |= {"seconds": None, "rows": [timeless(row) for row in state["rows"]], "best": timeless(state["best"])}
+    varying = ("| seconds |", "| tokens a second |", "| out |")
+    summary = (run / "summary.md").read_text().splitlines()
     return {
         "weights": arrays(last / "weights.safetensors"),
         "optimizer": arrays(last / "optimizer.safetensors"),
         "state": state,
         "metrics": [timeless(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()],
         "samples": (run / "samples.txt").read_text(),
+        "summary": [line for line in summary if not line.startswith(varying)],
         "model": arrays(run / "model" / "model.safetensors"),
         "hidden": sorted(path.name for path in run.rglob(".*")),
     }

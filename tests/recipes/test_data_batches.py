@@ -16,6 +16,14 @@ def ascending(count: int) -> np.ndarray:
     return np.arange(count, dtype=np.uint16)
 
 
+def pair(batch: tuple[dict, dict]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and labels, and nothing else."""
+    inputs, labels = batch
+    (ids,), (targets,) = inputs.values(), labels.values()
+    assert (*inputs, *labels) == ("token_ids", "logits")
+    return ids, targets
+
+
 def test_windows_follow_one_another() -> None:
     assert windows(ascending(10), 3).tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
     assert windows(ascending(10), 3, phase=2).tolist() == [[2, 3, 4, 5], [5, 6, 7, 8]]
@@ -27,7 +35,7 @@ def test_windows_follow_one_another() -> None:
 def test_labels_are_the_next_tokens(count: int, length: int, batch_size: int, step: int, seed: int) -> None:
     if count <= length:
         return
-    ids, labels = TrainingBatches(ascending(count), length, batch_size, seed).batch(step)
+    ids, labels = pair(TrainingBatches(ascending(count), length, batch_size, seed).batch(step))
     for array in (ids, labels):
         assert (array.shape, array.dtype) == ((batch_size, length), np.int32)
     assert np.array_equal(labels, ids + 1)
@@ -42,7 +50,7 @@ def test_an_epoch_has_every_token_once(count: int, length: int, batch_size: int,
         return
     batches = TrainingBatches(ascending(count), length, batch_size, seed)
     per_epoch = batches.windows_per_epoch
-    rows = np.concatenate([batches.batch(step)[0] for step in range(3 * per_epoch // batch_size + 1)])
+    rows = np.concatenate([pair(batches.batch(step))[0] for step in range(3 * per_epoch // batch_size + 1)])
     for epoch in range(3):
         seen = np.sort(rows[epoch * per_epoch : (epoch + 1) * per_epoch], axis=None)
         assert np.array_equal(seen, np.arange(seen[0], seen[0] + per_epoch * length))
@@ -53,10 +61,10 @@ def test_an_epoch_has_every_token_once(count: int, length: int, batch_size: int,
 def test_epochs_differ_in_order_and_phase_and_seeds_too() -> None:
     batches = TrainingBatches(ascending(1009), 8, 125, seed=0)
     assert batches.windows_per_epoch == 125
-    starts = [batches.batch(epoch)[0][:, 0] for epoch in range(40)]
+    starts = [pair(batches.batch(epoch))[0][:, 0] for epoch in range(40)]
     assert len({tuple(start) for start in starts}) == 40
     assert {int(start[0]) % 8 for start in starts} == set(range(8))
-    assert not np.array_equal(TrainingBatches(ascending(1009), 8, 125, seed=1).batch(0)[0][:, 0], starts[0])
+    assert not np.array_equal(TrainingBatches(ascending(1009), 8, 125, seed=1).batch(0)[0]["token_ids"][:, 0], starts[0])
     assert all(not np.array_equal(start, np.sort(start)) for start in starts)
 
 
@@ -66,12 +74,12 @@ def test_a_batch_depends_on_its_step_alone() -> None:
     running = TrainingBatches(*arguments)
     stream = [running.batch(step) for step in range(100)]
     for step in (99, 57, 0, 58, 23):
-        for got, wanted in zip(TrainingBatches(*arguments).batch(step), stream[step], strict=True):
+        for got, wanted in zip(pair(TrainingBatches(*arguments).batch(step)), pair(stream[step]), strict=True):
             assert np.array_equal(got, wanted)
 
 
 def test_a_late_step_costs_no_more_than_an_early_one() -> None:
-    ids, _ = TrainingBatches(ascending(50_000), 64, 32, 0).batch(10**12)
+    ids, _ = pair(TrainingBatches(ascending(50_000), 64, 32, 0).batch(10**12))
     assert ids.shape == (32, 64)
 
 
@@ -97,8 +105,8 @@ def test_validation_takes_windows_evenly_in_full_batches(
     if count <= length:
         return
     batches = ValidationBatches(ascending(count), length, batch_size, most)
-    rows = [batches.batch(step) for step in range(batches.num_batches)]
-    assert {array.shape for pair in rows for array in pair} == {(batches.batch_size, length)}
+    rows = [pair(batches.batch(step)) for step in range(batches.num_batches)]
+    assert {array.shape for both in rows for array in both} == {(batches.batch_size, length)}
     assert all(np.array_equal(labels, ids + 1) for ids, labels in rows)
     places = np.concatenate([ids[:, 0] for ids, _ in rows])
     available = (count - 1) // length
@@ -114,6 +122,6 @@ def test_validation_takes_windows_evenly_in_full_batches(
 def test_validation_takes_all_windows_where_they_fit() -> None:
     batches = ValidationBatches(ascending(41), 5, 4)
     assert (batches.num_batches, batches.batch_size) == (2, 4)
-    assert np.concatenate([batches.batch(step)[0] for step in range(2)]).ravel().tolist() == list(range(40))
+    assert np.concatenate([pair(batches.batch(step))[0] for step in range(2)]).ravel().tolist() == list(range(40))
     few = ValidationBatches(ascending(16), 5, 4)
     assert (few.num_batches, few.batch_size) == (1, 3)

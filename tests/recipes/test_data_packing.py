@@ -89,6 +89,25 @@ def test_entropy_and_counts(folder: Path, tmp_path: Path) -> None:
     assert meta["train"] == {"tokens": packed.train.tokens, "bytes": packed.train.bytes}
 
 
+def test_the_facts_tell_every_id_and_what_it_stands_for(folder: Path, tmp_path: Path) -> None:
+    packed = pack(open_corpus(folder), CHARACTERS, tmp_path / "cache")
+    facts = packed.facts
+    assert (facts["train_tokens"], facts["validation_tokens"]) == (packed.train.tokens, packed.validation.tokens)
+    assert facts["unigram_entropy"] == packed.unigram_entropy
+    assert json.loads(json.dumps(facts)) == facts
+    fingerprints = {facts["data"]}
+    (folder / "a.txt").write_text(TEXTS["a.txt"].replace("best", "tseb"), encoding="utf-8")  # as many ids
+    for corpus, tokenizer in (
+        (open_corpus(folder), CHARACTERS),
+        (open_corpus(folder, validation_fraction=0.8), CHARACTERS),
+        (open_corpus(folder), TokenizerTraining("bpe", 300)),
+    ):
+        fingerprints.add(pack(corpus, tokenizer, tmp_path / "cache").facts["data"])
+    assert len(fingerprints) == 4
+    os.utime(folder / "a.txt", ns=(0, 1))  # other files, the same text
+    assert pack(open_corpus(folder), CHARACTERS, tmp_path / "cache").facts["data"] in fingerprints
+
+
 def test_files_are_small_endian_and_as_narrow_as_the_vocabulary_allows(tmp_path: Path) -> None:
     few, many = "abc" * 9, "".join(map(chr, [*range(0x4E00, 0xA000), *range(0x20000, 0x2F000)]))
     for text, dtype in ((few, "<u2"), (many, "<u4")):

@@ -1,5 +1,6 @@
 """The engine from within: what a snapshot holds, which model is the best, and a job that is no language model's."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -68,13 +69,15 @@ def test_the_best_model_is_what_the_checkpoint_says(model: Any, tmp_path: Path) 
     """A process that was killed left a later best, of which the run does not know."""
     run = tmp_path / "run"
     run.mkdir()
-    store, journal = Store(run / "checkpoints", 3), Journal(run, None)
+    store, journal, job = Store(run / "checkpoints", 3), Journal(run, None), poisoned(99)
     checkpoints: list[Checkpoint] = []
     for step, loss in ((1, 2.0), (2, 3.0)):
         journal.step = step
-        if journal.add({"step": step, "loss": 1.0, "validation_loss": loss}):
+        row = {"step": step, "loss": 1.0, "validation_loss": loss}
+        journal.add(row)
+        if job.is_better(row, journal.best):
             zoo.save(model, run / "model", force=True)
-            journal.keep_best(journal.rows[-1])
+            journal.keep_best(row)
         store.save(take_snapshot(model, journal.state()))
         store.wait()
         checkpoints.append(store.at(step))  # type: ignore[arg-type]
@@ -86,16 +89,16 @@ def test_the_best_model_is_what_the_checkpoint_says(model: Any, tmp_path: Path) 
     restore(model, checkpoints[1])
     again = Journal(run, checkpoints[1].state)
     assert not again.best_is_there()
-    require_best(model, again, store, checkpoints[1])
+    require_best(model, model, again, store, checkpoints[1])
     assert arrays(run / "model" / "model.safetensors") == first
     assert {name: weight.numpy().tobytes() for name, weight in model.named_weights().items()} == second
     assert again.best_is_there()
 
     shutil.rmtree(run / "model")
     shutil.rmtree(checkpoints[0].directory)
-    require_best(model, again, Store(run / "checkpoints", 3), checkpoints[1])
+    require_best(model, model, again, Store(run / "checkpoints", 3), checkpoints[1])
     assert again.best is None  # the next one is
-    assert again.add({"step": 3, "loss": 1.0, "validation_loss": 9.0})
+    assert job.is_better({"step": 3, "loss": 1.0, "validation_loss": 9.0}, again.best)
 
 
 def poisoned(first_bad: int) -> Job:
@@ -145,3 +148,76 @@ def test_a_recipe_brings_its_own_unit_and_figures(tmp_path: Path, text_file: Pat
     assert not (settings.out / "samples.txt").exists()
     kept = arrays(settings.out / "checkpoints" / "step-00000004" / "optimizer.safetensors")
     assert "step.loss_scale" in kept
+
+
+def test_another_figure_tells_the_best_model_and_the_recipe_reports_it(tmp_path: Path, text_file: Path) -> None:
+    """By the loss, the last one of these would be."""
+    settings = tiny(text_file, tmp_path / "run", steps=6, evaluate_every=2, batch_size=2)
+    reported: list[Any] = []
+
+    def make_evaluation(model: Any) -> Any:
+        scores = iter((0.25, 0.75, 0.5))
+        return lambda: {"validation_score": next(scores)}
+
+    def report(model: Any, run: Path) -> list[str]:
+        reported.append({name: weight.numpy().tobytes() for name, weight in model.named_weights().items()})
+        assert not (run / "summary.md").exists()
+        (run / "page.txt").write_text("a page")
+        return ["## Scores", "", "[a page](page.txt)"]
+
+    job = dataclasses.replace(
+        poisoned(99),
+        make_evaluation=make_evaluation,
+        judged_by="validation_score",
+        highest_is_best=True,
+        report=report,
+    )
+    run = Run(settings.out, "test", settings, {"data": "0123", "train_tokens": 1234, "kind": "a|b"})
+    summary = train(job, settings.training, run)
+    rows = [json.loads(line) for line in (settings.out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["validation_score"] for row in rows] == [0.25, 0.75, 0.5]
+    assert rows[2]["validation_loss"] < rows[1]["validation_loss"]
+    assert (summary["best_step"], summary["validation_score"]) == (4, 0.75)
+    weights = {
+        step: arrays(settings.out / "checkpoints" / f"step-{step:08}" / "weights.safetensors") for step in (4, 6)
+    }
+    assert weights[4] != weights[6]
+    assert reported == [weights[4]]
+    assert arrays(settings.out / "model" / "model.safetensors") == weights[4]
+
+    page = (settings.out / "summary.md").read_text()
+    lines = page.splitlines()
+    assert lines[0] == "# test"
+    for row in (
+        "| best step | 4 of 6 |",
+        f"| loss | {rows[1]['loss']:.4f} |",
+        f"| validation loss | {rows[1]['validation_loss']:.4f} |",
+        "| validation score | 0.7500 |",
+        f"| seconds | {rows[2]['seconds']:,.0f} |",
+        f"| images a second | {rows[2]['images_per_second']:,} |",
+        "| train tokens | 1,234 |",
+        "| kind | a\\|b |",
+        "| batch_size | 2 |",
+        "| preset | gpt-nano |",
+        "| xla | False |",
+        "## Scores",
+    ):
+        assert row in lines, row
+    assert "0123" not in page  # a fingerprint tells a reader nothing
+    assert not any(line.startswith("| seed |") for line in lines)  # as it is by default
+
+
+def test_what_is_kept_may_be_a_part_of_what_is_trained(tmp_path: Path, text_file: Path) -> None:
+    settings = tiny(text_file, tmp_path / "run", steps=2, evaluate_every=2, batch_size=2)
+    part = zoo.create("gpt-nano", task="backbone", vocabulary_size=5, max_length=8)
+    measured: list[Any] = []
+
+    def make_evaluation(model: Any) -> Any:
+        measured.append(model)
+        return dict
+
+    job = dataclasses.replace(poisoned(99), kept=lambda model: part, make_evaluation=make_evaluation)
+    train(job, settings.training, Run(settings.out, "test", settings, {"data": ""}))
+    assert measured == [part]
+    kept = {name: weight.numpy().tobytes() for name, weight in part.named_weights().items()}
+    assert arrays(settings.out / "model" / "model.safetensors") == kept

@@ -13,7 +13,7 @@ import pytest
 import zoo
 from recipes.data.text import find_documents, open_corpus
 from recipes.evaluation import evaluate_language_model
-from recipes.gpt_pretrain import GPTPretrain, train_gpt
+from recipes.gpt_pretrain import GPTOrigin, train_gpt
 from tests.recipes.conftest import tiny
 
 
@@ -128,9 +128,9 @@ def test_bpe_bfloat16_and_going_on_from_a_model(text_file, tmp_path):
     second = tiny(
         text_file,
         tmp_path / "on",
-        source=tmp_path / "bpe",
-        preset=GPTPretrain.preset,
-        tokenizer=GPTPretrain.tokenizer,
+        source=str(tmp_path / "bpe"),
+        preset=GPTOrigin.preset,
+        tokenizer=GPTOrigin.tokenizer,
         max_length=None,
         steps=5,
         evaluate_every=5,

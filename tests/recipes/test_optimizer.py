@@ -99,6 +99,32 @@ def test_what_is_frozen_is_left_out(thawed: Any) -> None:
         make_optimizer(thawed, Optimization(freeze=("*.block_7.*",)), 20)
 
 
+def test_a_part_is_trained_where_asked_for(thawed: Any) -> None:
+    """Adapters and the head, or the head alone."""
+    with pytest.raises(zoo.UserError, match="nothing is left to train"):
+        make_optimizer(thawed, Optimization(adapt="frozen"), 20)  # its logits come from the embedding: it has no head
+
+    classifier = zoo.create("bert-nano", task="classify", vocabulary_size=23, max_length=8, num_classes=3)
+    before = {name: weight.numpy() for name, weight in classifier.named_weights().items()}
+    optimizer = make_optimizer(classifier, Optimization(adapt="frozen", warmup_steps=0), 20)
+    classifier.compile(optimizer, {"logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True)})
+    ids = np.arange(16).reshape(2, 8)
+    classifier.fit({"token_ids": ids}, {"logits": np.array([0, 2])}, verbose=0)
+    changed = {name for name, weight in classifier.named_weights().items() if (weight.numpy() != before[name]).any()}
+    head = {"classifier.kernel", "classifier.bias", "backbone.pooler.kernel", "backbone.pooler.bias"}
+    assert changed == head
+
+    adapted = zoo.create("bert-nano", task="classify", vocabulary_size=23, max_length=8, num_classes=3)
+    make_optimizer(adapted, Optimization(adapt="lora", lora_rank=2, lora_layers=("*.attention.qkv",)), 20)
+    trained = {name for name, weight in adapted.named_weights().items() if weight.trainable}
+    assert adapted.lora.rank == 2
+    assert trained - head == {
+        f"backbone.transformer.block_{block}.attention.qkv.lora.{part}"
+        for block in range(adapted.config.depth)
+        for part in "ab"
+    }
+
+
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
@@ -113,6 +139,7 @@ def test_what_is_frozen_is_left_out(thawed: Any) -> None:
         ({"ema": 1.0}, "--ema is 1.0, and must be from 0 to below 1"),
         ({"decay_fraction": 0.0}, "--decay-fraction is 0.0, and must be above 0, and 1 at most"),
         ({"layer_decay": 1.1}, "--layer-decay is 1.1"),
+        ({"lora_rank": 0}, "--lora-rank is 0, and must be at least 1"),
         ({"layer_decay": 0.8, "optimizer": "sgd"}, "--layer-decay is 0.8, and must be 1 with --optimizer sgd"),
     ],
 )

@@ -213,6 +213,17 @@ def test_a_finished_run_tells_the_same_and_trains_nothing(
     assert content(copy) == before
 
 
+def test_a_run_stopped_before_its_summary_gets_that_and_trains_nothing(
+    copy: Path, text_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingBatches, "batch", lambda *_: pytest.fail("it trains"))
+    before = content(copy)
+    (copy / "summary.md").unlink()
+    go_on(text_file, copy)
+    assert f"going on from step {STEPS}" in capsys.readouterr().err
+    assert content(copy) == before
+
+
 def test_the_weights_do_not_hang_on_when_is_evaluated(copy: Path, text_file: Path, uninterrupted: Path) -> None:
     for step in (STEPS, STEPS - 1):
         shutil.rmtree(copy / "checkpoints" / f"step-{step:08}")

@@ -18,18 +18,15 @@ from recipes.engine.directory import Run, require_run_directory
 from recipes.engine.optimizer import Optimization
 from recipes.engine.settings import Training
 from recipes.engine.state import RunState
-from recipes.gpt_pretrain import GPTPretrain
-from tests.recipes.conftest import make_training
+from recipes.gpt_pretrain import GPTOrigin, GPTPretrain
+from tests.recipes.conftest import make_settings
 from zoo.errors import UserError
 
 FACTS = {"data": "0123", "train_tokens": 7}
 
 
 def run_in(out: Path, facts: dict[str, Any] = FACTS, recipe: str = "gpt-pretrain", **changes: Any) -> Run:
-    names = Training.__dataclass_fields__ | Optimization.__dataclass_fields__
-    training = {name: changes.pop(name) for name in list(changes) if name in names}
-    settings = GPTPretrain(data=Path("a.txt"), out=out, training=make_training(**{"steps": 30, **training}), **changes)
-    return Run(out, recipe, settings, facts)
+    return Run(out, recipe, make_settings(Path("a.txt"), out, **{"steps": 30, **changes}), facts)
 
 
 def save(run: Run, step: int, mid_interval: bool = False) -> None:
@@ -92,6 +89,7 @@ MATTER = {
     "layer_decay": 0.9,
     "freeze": ("*.block_0.*",),
     "ema": 0.9,
+    "lora_rank": 4,
     "lora_alpha": 8.0,
     "lora_dropout": 0.1,
     "lora_layers": ("*.attention.*",),
@@ -99,6 +97,8 @@ MATTER = {
     "precision": "bfloat16",
     "accumulate": 2,
     "preset": "gpt-nano",
+    "width": 64,
+    "depth": 3,
     "tokenizer": "char",
     "vocabulary_size": 300,
     "max_length": 7,
@@ -137,16 +137,17 @@ def test_a_setting_that_does_not_matter_is_taken_over(begun: Path) -> None:
 def test_every_setting_is_of_one_kind_or_the_other() -> None:
     """Whoever adds a setting decides whether the weights hang on it: it matters unless it is said not to."""
     known = {*FREE, *MATTER, "final_learning_rate"}
-    kinds = (GPTPretrain, Training, Optimization)
-    leaves = {field.name for kind in kinds for field in dataclasses.fields(kind)} - {"training", "optimization"}
+    kinds = (GPTPretrain, GPTOrigin, Training, Optimization)
+    leaves = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    leaves -= {"origin", "training", "optimization"}
     free = GPTPretrain.free | Training.free | {"out", "json", "force", "restart"}
     assert free <= leaves
-    assert leaves - free - known == {"source", "lora_rank"}
+    assert leaves - free - known == {"source", "fresh", "adapt"}
 
 
 def test_the_option_is_called_as_the_command_line_calls_it(begun: Path) -> None:
     with pytest.raises(UserError, match="--from is model"):
-        _ = run_in(begun, source=Path("model")).goes_on
+        _ = run_in(begun, source="model").goes_on
 
 
 def test_other_data_are_refused_whatever_is_forced(begun: Path) -> None:
@@ -200,6 +201,8 @@ def test_other_versions_are_told(begun: Path, caplog: pytest.LogCaptureFixture) 
 
 def test_a_finished_run_has_nothing_left(begun: Path) -> None:
     save(run_in(begun), 30)
+    assert run_in(begun).finished() is None  # the page that is written last is still to be
+    (begun / "summary.md").write_text("# gpt-pretrain\n")
     run = run_in(begun)
     found = run.finished()
     assert found is not None

@@ -172,7 +172,7 @@ class Tokenizer:
             contexts: for each question the text that may hold its answer.
             max_length: the most tokens of a row, special tokens included.
             stride: by how many tokens a window is further on than the one before; by half of what it holds of the
-                context at most, so that an answer at the edge of one stands whole in the next.
+                context at most, so that a short answer at the edge of one stands whole in the next.
             max_question: the most tokens that are read of a question, or half of the room if that is less, where the
                 context needs the rest.
             padding: as for `prepare`.

@@ -1,0 +1,156 @@
+"""Encoded examples of a labelled data set: rows of different lengths in flat files, made once and kept in the cache."""
+
+import array
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipes.data.cache import default_cache_root, read_or_build
+from recipes.data.lines import Row
+from recipes.data.problems import Problems
+from recipes.data.tables import Table
+from zoo.errors import UserError
+
+logger = logging.getLogger("zoo")
+
+FORMAT = 1  # to be raised when the same rows would be written differently
+PROGRESS_SECONDS = 5.0
+
+Example = dict[str, Any]
+
+
+class Examples:
+    """Rows of a few columns, each a list of whole numbers or a text, in `directory`; read from disk as they are used.
+
+    Attributes:
+        columns: their names.
+        facts: what was recorded of them all, such as names of labels.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        meta = json.loads((directory / "examples.json").read_text(encoding="utf-8"))
+        if meta["format"] != FORMAT:
+            raise ValueError("of another format")
+        self.count: int = meta["count"]
+        self.facts: dict[str, Any] = meta["facts"]
+        self.columns: dict[str, str] = meta["columns"]
+        self._ends, self._values = {}, {}
+        for name, dtype in self.columns.items():
+            self._ends[name] = _open(directory / f"{name}.ends", "int64", self.count + 1)
+            self._values[name] = _open(directory / f"{name}.bin", dtype, int(self._ends[name][-1]))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def lengths(self, name: str) -> np.ndarray:
+        """How many numbers each row has in a column: (rows,) int64."""
+        return np.diff(self._ends[name])
+
+    def row(self, name: str, place: int) -> np.ndarray:
+        """The numbers of one row in a column."""
+        begin, end = self._ends[name][place : place + 2]
+        return np.asarray(self._values[name][begin:end])
+
+    def text(self, name: str, place: int) -> str:
+        """The text of one row in a column of texts."""
+        return self.row(name, place).tobytes().decode()
+
+    def flat(self, name: str) -> np.ndarray:
+        """A column of one number a row: (rows,) int32."""
+        if int(self._ends[name][-1]) != self.count:
+            raise ValueError(f"{name} has not one number a row")
+        return np.asarray(self._values[name])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of every number, in hexadecimal."""
+        content = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode())
+        for name in sorted(self.columns):
+            content.update(self._ends[name].tobytes())
+            content.update(self._values[name].data)
+        return content.hexdigest()
+
+
+def build_examples(
+    table: Table,
+    request: dict[str, Any],
+    encode: Callable[[Iterator[Row], Problems], Iterator[Example]],
+    facts: Callable[[], dict[str, Any]] = dict,
+    cache_root: Path | None = None,
+) -> Examples:
+    """What `encode` makes of the rows of a table, or was made of them before.
+
+    A file counts as unchanged if its path, size and time of modification are.
+
+    Args:
+        table: the rows.
+        request: all else that the examples hang on; JSON's values.
+        encode: makes examples of rows, the same columns in each; a `str` becomes a column of texts. Rows that cannot
+            be used go to the problems.
+        facts: called when all are made: what to record beside them.
+        cache_root: where the cache is.
+
+    Raises:
+        UserError: too many rows cannot be used, or none is left; or the cache cannot be written.
+    """
+    files = [(str(each.path), each.size, each.modified) for each in table.files]
+    key = hashlib.sha256(json.dumps([FORMAT, request, files], sort_keys=True).encode()).hexdigest()[:32]
+
+    def read(directory: Path) -> Examples | None:
+        try:
+            return Examples(directory)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def build(directory: Path) -> None:
+        problems = Problems()
+        count = _write(directory, encode(table.rows(problems), problems), facts)
+        problems.require_few()
+        problems.warn()
+        if not count:
+            raise UserError(f"{table.path} has no row that can be used")
+
+    return read_or_build((cache_root or default_cache_root()) / f"examples-{key}", read, build)
+
+
+def _write(directory: Path, examples: Iterator[Example], facts: Callable[[], dict[str, Any]]) -> int:
+    columns: dict[str, str] = {}
+    files: dict[str, Any] = {}
+    ends: dict[str, array.array] = {}
+    count, told = 0, time.monotonic()
+    try:
+        for example in examples:
+            if not columns:
+                columns = {name: "uint8" if isinstance(value, str) else "int32" for name, value in example.items()}
+                files = {name: (directory / f"{name}.bin").open("wb") for name in columns}
+                ends = {name: array.array("q", [0]) for name in columns}
+            for name, dtype in columns.items():
+                value = example[name]
+                numbers = value.encode() if isinstance(value, str) else np.asarray(value, dtype).tobytes()
+                files[name].write(numbers)
+                ends[name].append(ends[name][-1] + len(numbers) // np.dtype(dtype).itemsize)
+            count += 1
+            if time.monotonic() - told > PROGRESS_SECONDS:
+                told = time.monotonic()
+                logger.info("reading: %d rows", count)
+    finally:
+        for file in files.values():
+            file.close()
+    for name, places in ends.items():
+        (directory / f"{name}.ends").write_bytes(places.tobytes())
+    meta = {"format": FORMAT, "count": count, "columns": columns, "facts": facts()}
+    (directory / "examples.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
+    return count
+
+
+def _open(path: Path, dtype: str, count: int) -> np.ndarray:
+    if path.stat().st_size != count * np.dtype(dtype).itemsize:
+        raise ValueError(f"{path} is not whole")
+    return np.memmap(path, dtype, mode="r", shape=(count,)) if count else np.empty(0, dtype)

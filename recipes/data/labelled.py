@@ -1,0 +1,244 @@
+"""Texts with a label: read from a table, encoded, shared out between training and validation, and made into batches."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipes.data.batches import ArraySpec
+from recipes.data.examples import Example, Examples, build_examples
+from recipes.data.grouping import Source
+from recipes.data.lines import Row
+from recipes.data.problems import Problems
+from recipes.data.tables import Table, choose_column
+from recipes.engine.settings import Training
+from zoo.errors import UserError
+from zoo.text import Tokenizer
+from zoo.text.inputs import Encoded, find_template, make_inputs
+
+logger = logging.getLogger("zoo")
+
+ROWS_AT_ONCE = 1000
+TEXT_COLUMNS = ("text", "sentence", "utterance", "content", "review", "comment", "question", "document", "body")
+LABEL_COLUMNS = ("label", "category", "class", "intent", "target", "sentiment", "topic", "tag")
+IMBALANCE = 10.0  # the largest class over the smallest, from where on it is told
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Which columns hold what; None is guessed, but for `pair`."""
+
+    text_column: str | None = None
+    """Column of the text; guessed where its name is plain."""
+    pair_column: str | None = None
+    """Column of a second text that is read together with the first."""
+    label_column: str | None = None
+    """Column of the label; guessed where its name is plain."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledTexts:
+    """Rows of `examples`, which hold the columns `first`, `second` where there are pairs, `label` and `text`.
+
+    Attributes:
+        examples: all that was read.
+        rows: which of them these are.
+        labels: the names of the classes, in order; `targets` are places in it.
+        targets: the class of each row: (rows,) int32.
+    """
+
+    examples: Examples
+    rows: np.ndarray
+    labels: tuple[str, ...]
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, places: np.ndarray) -> "LabelledTexts":
+        """Some of them."""
+        return dataclasses.replace(self, rows=self.rows[places], targets=self.targets[places])
+
+    def text(self, place: int) -> str:
+        """A text, as it was read; the two of a pair on lines of their own."""
+        return self.examples.text("text", int(self.rows[place]))
+
+    def describe(self, name: str) -> str:
+        """How many rows of which classes there are, in a line."""
+        counts = np.bincount(self.targets, minlength=len(self.labels))
+        most, fewest = int(counts.argmax()), int(counts.argmin())
+        return (
+            f"{name}: {len(self):,} rows, {counts[fewest]:,} ({self.labels[fewest]}) to {counts[most]:,} "
+            f"({self.labels[most]}) of a class"
+        )
+
+
+def read_labelled(
+    table: Table, columns: tuple[str, str | None, str], tokenizer: Tokenizer, labels: Sequence[str] = ()
+) -> LabelledTexts:
+    """Read and encode a table.
+
+    Args:
+        table: the rows.
+        columns: of the text, of its pair, and of the label; see `find_columns`.
+        tokenizer: encodes the texts.
+        labels: the classes that there may be, in order; where there are none, those of the table by name.
+
+    Raises:
+        UserError: the table cannot be used, or it has a label that is not among `labels`.
+    """
+    names: dict[str, int] = {}
+
+    def encode(rows: Iterator[Row], problems: Problems) -> Iterator[Example]:
+        good = _good_rows(rows, problems, *columns)
+        while some := list(islice(good, ROWS_AT_ONCE)):
+            firsts = tokenizer.encode_batch(first for first, _, _ in some)
+            seconds = tokenizer.encode_batch(second for _, second, _ in some) if columns[1] else None
+            for place, (first, second, name) in enumerate(some):
+                example: Example = {"first": firsts[place], "label": [names.setdefault(name, len(names))]}
+                example |= {"second": seconds[place]} if seconds else {}
+                yield example | {"text": f"{first}\n{second}" if seconds else first}
+
+    request = {"kind": "labelled", "columns": columns, "tokenizer": tokenizer.fingerprint}
+    examples = build_examples(table, request, encode, lambda: {"labels": list(names)})
+    found: list[str] = examples.facts["labels"]
+    order = tuple(labels) or tuple(sorted(found))
+    unknown = sorted(set(found) - set(order))
+    if unknown:
+        raise UserError(
+            f"{table.path} has {len(unknown)} labels that the training data has not, such as {unknown[0]!r:.80}: "
+            "train on data with all of them, or leave these rows out"
+        )
+    place_of = {name: place for place, name in enumerate(order)}
+    targets = np.array([place_of[name] for name in found], np.int32)[examples.flat("label")]
+    return LabelledTexts(examples, np.arange(len(examples)), order, targets)
+
+
+def find_columns(table: Table, columns: Columns) -> tuple[str, str | None, str]:
+    """Text, second text and label."""
+    wanted = [each for each in (columns.text_column, columns.pair_column, columns.label_column) if each]
+    label = choose_column(table, "label", columns.label_column, LABEL_COLUMNS, wanted)
+    pair = columns.pair_column and choose_column(table, "pair", columns.pair_column, ())
+    text = choose_column(table, "text", columns.text_column, TEXT_COLUMNS, [label, *([pair] if pair else [])])
+    return text, pair, label
+
+
+def _good_rows(
+    rows: Iterator[Row], problems: Problems, text: str, pair: str | None, label: str
+) -> Iterator[tuple[str, str, str]]:
+    for row in rows:
+        texts = [row.get(name) for name in (text, pair) if name]
+        name = row.get(label)
+        if name is None or isinstance(name, list | dict) or not str(name).strip():
+            problems.add(problems.where, f"no {label}")
+        elif not all(isinstance(each, str) and each.strip() for each in texts):
+            problems.add(problems.where, f"no {text}")
+        elif str(name).splitlines() != [str(name)]:
+            problems.add(problems.where, f"{label} of several lines")
+        else:
+            yield str(texts[0]), str(texts[1]) if pair else "", str(name)
+
+
+def split(data: LabelledTexts, fraction: float, seed: int) -> tuple[LabelledTexts, LabelledTexts]:
+    """Share rows out to training and validation, each class by itself, as near to `fraction` held out as can be."""
+    draw, held_out = np.random.default_rng(seed), np.zeros(len(data), bool)
+    for target in range(len(data.labels)):
+        places = draw.permutation(np.flatnonzero(data.targets == target))
+        held_out[places[: round(fraction * len(places))]] = True
+    if not held_out.any() or held_out.all():
+        raise UserError(
+            f"{len(data)} rows cannot be shared out with {fraction:.0%} held out: give more, or another "
+            "--validation-fraction, or --validation-data"
+        )
+    return data.select(np.flatnonzero(~held_out)), data.select(np.flatnonzero(held_out))
+
+
+def few(data: LabelledTexts, examples_per_class: int, seed: int) -> LabelledTexts:
+    """At most so many rows of each class, at random."""
+    draw = np.random.default_rng(seed)
+    chosen = [
+        draw.permutation(np.flatnonzero(data.targets == target))[:examples_per_class]
+        for target in range(len(data.labels))
+    ]
+    return data.select(np.sort(np.concatenate(chosen)))
+
+
+def require_classes(data: LabelledTexts, path: Path) -> None:
+    """Raise UserError unless there are two classes at least; say where they are very unlike in size."""
+    counts = np.bincount(data.targets, minlength=len(data.labels))
+    present = np.flatnonzero(counts)
+    if len(present) < 2:
+        raise UserError(
+            f"{path} has one class only, {data.labels[int(present[0])]!r:.80}: a classifier needs two to tell apart"
+        )
+    if counts[present].max() > IMBALANCE * counts[present].min():
+        most, fewest = int(counts.argmax()), int(present[counts[present].argmin()])
+        logger.warning(
+            "classes are unlike in size: %s has %d rows, %s has %d; --balance weighs them alike",
+            data.labels[most],
+            counts[most],
+            data.labels[fewest],
+            counts[fewest],
+        )
+
+
+def tell(train_data: LabelledTexts, held_out: LabelledTexts, source: "TextSource", training: Training) -> None:
+    """Say what there is to train on, before it begins."""
+    logger.info("%s", train_data.describe("training"))
+    logger.info("%s", held_out.describe("held out"))
+    tokens = source.data.examples.lengths("first")[source.data.rows] + source.template.count(source.pairs)
+    cut = int((tokens > source.length).sum())
+    logger.info(
+        "%s tokens a text at the median, %s at most%s; %s updates of %s texts",
+        int(np.median(tokens)),
+        int(tokens.max()),
+        f"; {cut} are longer than {source.length} and cut" if cut else "",
+        f"{training.steps:,}",
+        training.batch_size,
+    )
+
+
+class TextSource(Source):
+    """Texts with their classes as batches `(inputs, labels, weights)` for the task "classify".
+
+    Args:
+        data: what to draw from.
+        tokenizer: that encoded it.
+        length: of the longest input; the rest of longer ones is not read.
+        class_weights: (classes,) what a row of each class weighs.
+    """
+
+    def __init__(
+        self, data: LabelledTexts, tokenizer: Tokenizer, length: int, class_weights: np.ndarray | None = None
+    ) -> None:
+        self.data, self.length = data, length
+        self.template, self.pad_id = find_template(tokenizer.specification), tokenizer.special_ids["pad"]
+        self.segments, self.pairs = tokenizer.kind == "wordpiece", "second" in data.examples.columns
+        self.weights = np.ones(len(data.labels), np.float32) if class_weights is None else class_weights
+        names = ("token_ids", "padding_mask", *(("segment_ids",) if self.segments else ()))
+        self.element: Any = (
+            {name: ArraySpec((None, None)) for name in names},
+            {"logits": ArraySpec((None,))},
+            {"logits": ArraySpec((None,), "float32")},
+        )
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        tokens = self.data.examples.lengths("first") + (self.data.examples.lengths("second") if self.pairs else 0)
+        return np.minimum(tokens[self.data.rows] + self.template.count(self.pairs), self.length)
+
+    def collate(self, epoch: int, rows: np.ndarray, width: int, draw: np.random.Generator) -> Any:
+        places, targets = self.data.rows[rows], self.data.targets[rows]
+        inputs = make_inputs(
+            [Encoded(self.data.examples.row("first", place).tolist()) for place in places],
+            [Encoded(self.data.examples.row("second", place).tolist()) for place in places] if self.pairs else None,
+            self.template,
+            self.pad_id,
+            width,
+            "longest_first",
+            "max_length",
+        )
+        return {name: inputs[name] for name in self.element[0]}, {"logits": targets}, {"logits": self.weights[targets]}
