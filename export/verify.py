@@ -127,6 +127,30 @@ def greedy(bundle: Path, artefact: str, prompt_ids: Sequence[int], count: int) -
         raise UserError(f"{artefact} of {bundle} cannot continue the prompt: {error}") from None
 
 
+def run_artefact(bundle: Path, artefact: str, inputs: Tensors) -> Tensors:
+    """What an artefact makes of inputs, in its own runtime: its outputs by name.
+
+    Args:
+        bundle: that holds it.
+        artefact: its name.
+        inputs: by name, with a batch axis.
+
+    Raises:
+        UserError: no such artefact, or it fails.
+    """
+    bundle = Path(bundle)
+    manifest = Manifest.read(bundle)
+    if artefact not in manifest.artefacts:
+        raise UserError(f"{bundle} has no artefact {artefact!r}: it has {', '.join(manifest.artefacts)}")
+    case = Case("given", inputs, {}, {})
+    try:
+        with writing(bundle):
+            _, outputs = _run(bundle, manifest.artefacts[artefact], [case], {})
+        return outputs[case.name]
+    except (ChildFailure, KeyError) as error:
+        raise UserError(f"{artefact} of {bundle} cannot run: {error}") from None
+
+
 def _measure_artefact(bundle: Path, name: str, artefact: Artefact, cases: Sequence[Case]) -> ArtefactReport:
     failures = [f"{file} is missing or was altered after the export" for file in artefact.altered(bundle)]
     report = ArtefactReport(name, artefact.path, artefact.size(bundle), failures)

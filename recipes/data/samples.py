@@ -1,17 +1,21 @@
 """Real text that is on every machine: Python's own documentation, taken from the source of its standard library."""
 
 import ast
+import csv
 import hashlib
+import itertools
 import platform
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from recipes.data.cache import default_cache_root, read_or_build
 from zoo.errors import UserError
 
 FORMAT = 1  # to be raised when the same library would be written differently
+PACKAGES = 10  # to tell apart
+LONGEST_DOCSTRING = 500  # characters
 _LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
@@ -21,19 +25,56 @@ def python_documentation_folder(cache_root: Path | None = None) -> Path:
     Raises:
         UserError: this Python came without the source of its library, or the cache cannot be written.
     """
-    library = Path(sysconfig.get_path("stdlib"))
-    key = hashlib.sha256(f"{library} {FORMAT}".encode()).hexdigest()[:8]
-    directory = (cache_root or default_cache_root()) / f"python-documentation-{platform.python_version()}-{key}"
 
-    def build(partial: Path) -> None:
+    def build(library: Path, partial: Path) -> None:
         for name, text in python_documentation(library):
             file = partial / f"{name}.txt"
             file.parent.mkdir(exist_ok=True)
             file.write_text(text, encoding="utf-8")
-        if not any(partial.iterdir()):
-            raise UserError(f"there is no documentation in {library}: give a text file or a folder of them with --data")
 
-    return read_or_build(directory, lambda path: path if path.is_dir() else None, build)
+    return _kept("python-documentation", build, cache_root)
+
+
+def docstrings_folder(cache_root: Path | None = None) -> Path:
+    """Write `train.csv` and `test.csv` with the columns `docstring` and `package` into the cache, unless they are
+    there: a tenth of the rows of each package is in the latter.
+
+    The packages are the ten of the standard library with the most docstrings. A docstring that stands in several, or
+    twice in one, is left out but for the first time.
+
+    Raises:
+        UserError: as `python_documentation_folder`.
+    """
+
+    def build(library: Path, partial: Path) -> None:
+        found: dict[str, list[str]] = {}
+        for package, docstring in python_docstrings(library):
+            found.setdefault(package, []).append(docstring)
+        packages = sorted(found, key=lambda package: (-len(found[package]), package))[:PACKAGES]
+        for name, held_out in (("train", False), ("test", True)):
+            with (partial / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["docstring", "package"])
+                for package in packages:
+                    rows = sorted(found[package], key=lambda text: hashlib.sha256(text.encode()).digest())
+                    tenth = len(rows) // 10
+                    writer.writerows([text, package] for text in (rows[:tenth] if held_out else rows[tenth:]))
+
+    return _kept("python-docstrings", build, cache_root)
+
+
+def _kept(name: str, build: Callable[[Path, Path], None], cache_root: Path | None) -> Path:
+    """A folder in the cache that is made from the standard library, once."""
+    library = Path(sysconfig.get_path("stdlib"))
+    key = hashlib.sha256(f"{library} {FORMAT}".encode()).hexdigest()[:8]
+    directory = (cache_root or default_cache_root()) / f"{name}-{platform.python_version()}-{key}"
+
+    def fill(partial: Path) -> None:
+        if not any(library.glob("*.py")):
+            raise UserError(f"there is no documentation in {library}: give a text file or a folder of them with --data")
+        build(library, partial)
+
+    return read_or_build(directory, lambda path: path if path.is_dir() else None, fill)
 
 
 def python_documentation(library: Path) -> Iterator[tuple[str, str]]:
@@ -47,9 +88,21 @@ def python_documentation(library: Path) -> Iterator[tuple[str, str]]:
     """
     for topic, text in sorted(_topics(library / "pydoc_data" / "topics.py").items()):
         yield f"topics/{topic}", f"{text.strip()}\n"
+    for package, found in itertools.groupby(_walk(library), key=lambda each: each[0]):
+        yield f"modules/{package}", "\n".join(f"{name}\n{docstring.strip()}\n" for _, name, docstring in found)
+
+
+def python_docstrings(library: Path) -> Iterator[tuple[str, str]]:
+    """Yield the top-level module or package and the text of each docstring of a library, in the order of the source;
+    the same text once, and no more than 500 characters of it."""
+    for package, _, docstring in _walk(library):
+        yield package, docstring.strip()[:LONGEST_DOCSTRING].strip()
+
+
+def _walk(library: Path) -> Iterator[tuple[str, str, str]]:
+    """Package, full name and docstring of all that has one; the same docstring once."""
     seen: set[str] = set()
     for entry in sorted(library.iterdir()):
-        sections = []
         for file in sorted(entry.rglob("*.py")) if entry.is_dir() else [entry]:
             parts = file.relative_to(library).with_suffix("").parts
             if file.suffix != ".py" or _LEFT_OUT.intersection(parts):
@@ -58,9 +111,7 @@ def python_documentation(library: Path) -> Iterator[tuple[str, str]]:
             for name, docstring in _docstrings(_parse(file), module):
                 if docstring not in seen:
                     seen.add(docstring)
-                    sections.append(f"{name}\n{docstring.strip()}\n")
-        if sections:
-            yield f"modules/{entry.stem}", "\n".join(sections)
+                    yield entry.stem, name, docstring
 
 
 def _topics(file: Path) -> dict[str, str]:
