@@ -49,7 +49,7 @@ class BERTPretrain:
     """The part of the tokens to predict."""
     whole_words: bool = False
     """Mask whole words, not pieces of them."""
-    origin: Origin = dataclasses.field(default_factory=lambda: Origin(max_length=128))
+    origin: Origin = dataclasses.field(default_factory=lambda: Origin(max_length=128, neighbour_blocks=2))
     training: Training = dataclasses.field(
         default_factory=lambda: Training(steps=10000, evaluate_every=500, optimization=Optimization(beta_2=0.98))
     )

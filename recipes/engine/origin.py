@@ -39,15 +39,20 @@ class Origin:
     """Longest input in tokens, and of a fresh model the longest that it can read; None for the model's."""
     dropout: float | None = None
     """Rate of every dropout; None for the model's."""
+    neighbour_blocks: int = 0
+    """Blocks of a fresh model, from the first, whose heads begin by looking at one neighbour each; 0 draws all at
+    random, and a small model takes thousands of updates to find its neighbours."""
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 1:
             raise UserError(f"--max-length is {self.max_length}, and must be at least 1")
+        if self.neighbour_blocks < 0:
+            raise UserError(f"--neighbour-blocks is {self.neighbour_blocks}, and must be 0 or more")
         if self.source is None and self.fresh:
             raise UserError("--fresh takes the size of a model: give one with --from")
         if self.source is not None:
             for field in dataclasses.fields(self):
-                if field.name not in ("source", "fresh", "max_length", "dropout") and (
+                if field.name not in ("source", "fresh", "max_length", "dropout", "neighbour_blocks") and (
                     getattr(self, field.name) != field.default
                 ):
                     raise UserError(
@@ -71,6 +76,7 @@ class Beginning:
         length: tokens of the longest input to train on.
         tokenizer: the model's, or what to train one with.
         directory: where weights are loaded from; None for fresh ones.
+        neighbour_blocks: of fresh ones, how many blocks begin by looking at neighbours.
     """
 
     family: Family
@@ -78,6 +84,7 @@ class Beginning:
     length: int
     tokenizer: Tokenizer | TokenizerTraining
     directory: Path | None
+    neighbour_blocks: int
 
     def make(self, task: str, dtype: str, tokenizer: Tokenizer, **overrides: Any) -> Any:
         """The model for `task`, with its tokenizer, and with the settings in force and `overrides`."""
@@ -90,6 +97,11 @@ class Beginning:
         config = self.config.replace(**overrides)
         model = self.family.model_class(task)(config, task=task, dtype=dtype)
         model.build()
+        if self.neighbour_blocks:
+            from zoo.layers.neighbours import look_at_neighbours
+
+            backbone: Any = getattr(model, "backbone", model)
+            look_at_neighbours(backbone.position_embedding, backbone.transformer, self.neighbour_blocks)
         model.tokenizer = tokenizer
         return model
 
@@ -147,7 +159,14 @@ def look_up(origin: Origin, recipe: str, *tasks: str) -> Beginning:
             overrides["vocabulary_size"] = tokenizer.vocabulary_size
         else:
             require_vocabulary(tokenizer, config, directory)
-    return Beginning(family, config.replace(**overrides), length, tokenizer, None if origin.fresh else directory)
+    return Beginning(
+        family,
+        config.replace(**overrides),
+        length,
+        tokenizer,
+        None if origin.fresh else directory,
+        origin.neighbour_blocks,
+    )
 
 
 def _tokenizer(origin: Origin, directory: Path | None) -> TokenizerTraining | Tokenizer:
