@@ -1,13 +1,13 @@
 """A text, and one trained run on it, for every test that only looks."""
 
+import dataclasses
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from recipes.engine.optimizer import Optimization
-from recipes.engine.settings import Training
-from recipes.gpt_pretrain import GPTOrigin, GPTPretrain, train_gpt
+from recipes.gpt_pretrain import GPTPretrain, train_gpt
 
 WORDS = (
     "the",
@@ -45,15 +45,31 @@ def text_file(tmp_path_factory) -> Path:
     return path
 
 
+def assemble(kind: type, **settings: Any) -> Any:
+    """The settings of a recipe from the fields of all their parts, as the command line has them."""
+    parts = {}
+    for field in dataclasses.fields(kind):
+        default = field.default_factory() if callable(field.default_factory) else None
+        if dataclasses.is_dataclass(default):
+            parts[field.name] = _change(default, settings)
+    return kind(**parts, **settings)
+
+
+def _change(default: Any, settings: dict[str, Any]) -> Any:
+    """A part with the settings that are its own, which are taken out, and with those of its own parts."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(default):
+        value = getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = _change(value, settings)
+        elif field.name in settings:
+            changes[field.name] = settings.pop(field.name)
+    return dataclasses.replace(default, **changes)
+
+
 def make_settings(data: Path, out: Path, **settings) -> GPTPretrain:
-    """Settings of gpt-pretrain from the fields of all their parts, as the command line has them."""
-
-    def take(kind: type) -> dict:
-        return {name: settings.pop(name) for name in list(settings) if name in kind.__dataclass_fields__}
-
-    optimization = Optimization(**take(Optimization))
-    training = Training(optimization=optimization, **take(Training))
-    return GPTPretrain(data=data, out=out, origin=GPTOrigin(**take(GPTOrigin)), training=training, **settings)
+    """Settings of gpt-pretrain."""
+    return assemble(GPTPretrain, data=(data,), out=out, **settings)
 
 
 def tiny(data: Path, out: Path, **changes) -> GPTPretrain:
