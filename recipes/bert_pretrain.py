@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from recipes.data.packing import pack
+from recipes.data.pretraining import pretraining_text
 from recipes.engine.optimizer import Optimization
 from recipes.engine.origin import Origin, look_up
 from recipes.engine.settings import Training, require_trained
@@ -26,23 +26,26 @@ from zoo.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class BERTPretrain:
-    """Train BERT on a text file, or a folder of them, to predict masked tokens, and whether a segment follows another.
+    """Train BERT on text to predict masked tokens, and whether a segment follows another.
 
     Leaves in --out: recipe.json, metrics.jsonl, loss.png, summary.md, TensorBoard's logs, checkpoints/, and model/, the
     model with the lowest validation loss, to go on from with --from. A run that was stopped, by whatever, goes on when
     the same command is given again.
     """
 
-    free: ClassVar[frozenset[str]] = frozenset({"data", "validation_data", "evaluation_sequences"})
+    free: ClassVar[frozenset[str]] = frozenset({"data", "text_column", "validation_data", "evaluation_sequences"})
 
-    data: Path
-    """Text file, or folder of text files. One file, or a line of a table, is one document."""
+    data: tuple[Path, ...]
+    """Text files, tables with a text in each row, and folders of them; or what zoo prepare made of some. A file, or a
+    row of a table, is one document."""
     out: Path
     """Run directory to make, or to go on in."""
+    text_column: str | None = None
+    """Column of the text in tables; guessed where its name is plain."""
     validation_data: Path | None = None
     """Held-out text; without it a part of the data is held out."""
     validation_fraction: float = 0.05
-    """Part of the data to hold out: whole documents of a folder, the end of a single file."""
+    """Part of the data to hold out: whole files of several, the end of a single one."""
     nsp: bool = True
     """Train on pairs of segments to tell successors; --no-nsp: on full sequences, for masked tokens alone."""
     mask_rate: float = 0.15
@@ -77,16 +80,14 @@ def train_bert(settings: BERTPretrain) -> dict[str, Any]:
     from recipes.data.grouping import GroupedBatches
     from recipes.data.masking import Masking
     from recipes.data.sequences import FullSequences, MaskedSequences, SegmentPairs
-    from recipes.data.text import open_corpus
     from recipes.engine.directory import Run, require_run_directory
     from recipes.engine.state import summarize
 
     origin, training = settings.origin, settings.training
-    inputs = (settings.data, settings.validation_data, *origin.paths)
+    inputs = (*settings.data, settings.validation_data, *origin.paths)
     require_run_directory(settings.out, settings.restart, inputs)
     beginning = look_up(origin, "bert-pretrain", "masked_lm")
-    corpus = open_corpus(settings.data, settings.validation_data, settings.validation_fraction)
-    packed = pack(corpus, beginning.tokenizer)
+    packed = pretraining_text(settings, beginning.tokenizer)
     tokenizer, length = packed.tokenizer, beginning.length
     masking = Masking(tokenizer, settings.mask_rate, settings.whole_words)
 

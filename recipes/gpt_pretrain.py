@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from recipes.data.packing import pack
+from recipes.data.pretraining import pretraining_text
 from recipes.engine.origin import Origin, look_up
 from recipes.engine.settings import Training, require_trained
 from recipes.engine.start import start_tensorflow
@@ -38,7 +38,7 @@ class GPTOrigin(Origin):
 
 @dataclasses.dataclass(frozen=True)
 class GPTPretrain:
-    """Train GPT on a text file, or a folder of them, to predict the next token.
+    """Train GPT on text to predict the next token.
 
     Leaves in --out: recipe.json, metrics.jsonl, loss.png, samples.txt, summary.md, TensorBoard's logs, checkpoints/,
     and model/, the model with the lowest validation loss (with --adapt lora the adapters are merged there, and apart in
@@ -46,19 +46,26 @@ class GPTPretrain:
     not been. Ctrl-C and SIGTERM save first; SIGTERM exits with 75.
     """
 
-    # What the text is made of counts, not where it lies.
+    # What the text is made of counts, not where it lies; and by what parts the loss goes is but the order of sums.
     free: ClassVar[frozenset[str]] = frozenset(
-        {"data", "validation_data", "evaluation_windows", "sample_prompt", "sample_tokens"}
+        {"data", "text_column", "validation_data", "logits_memory", "evaluation_windows"}
+        | {"sample_prompt", "sample_tokens"}
     )
 
-    data: Path
-    """Text file, or folder of text files."""
+    data: tuple[Path, ...]
+    """Text files, tables with a text in each row, and folders of them; or what zoo prepare made of some."""
     out: Path
     """Run directory to make, or to go on in."""
+    text_column: str | None = None
+    """Column of the text in tables; guessed where its name is plain."""
     validation_data: Path | None = None
     """Held-out text; without it a part of the data is held out."""
     validation_fraction: float = 0.1
-    """Part of the data to hold out: whole documents of a folder, the end of a single file."""
+    """Part of the data to hold out: whole files of several, the end of a single one."""
+    separate_documents: bool = False
+    """Let no token see another document than its own, where a sequence holds parts of several."""
+    logits_memory: float = 256.0
+    """MB that the logits of a device may take; where they are more, the loss goes by parts of the tokens."""
     origin: GPTOrigin = dataclasses.field(default_factory=GPTOrigin)
     training: Training = dataclasses.field(default_factory=Training)
     evaluation_windows: int = 1000
@@ -77,6 +84,8 @@ class GPTPretrain:
     def __post_init__(self) -> None:
         if not 0 < self.validation_fraction < 1:
             raise UserError(f"--validation-fraction is {self.validation_fraction}, and must be between 0 and 1")
+        if not self.logits_memory > 0:
+            raise UserError(f"--logits-memory is {self.logits_memory}, and must be above 0")
         if self.evaluation_windows < 1:
             raise UserError(f"--evaluation-windows is {self.evaluation_windows}, and must be at least 1")
         if self.sample_tokens < 0:
@@ -86,36 +95,41 @@ class GPTPretrain:
 
 def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
     """Run the recipe: text to packed tokens, tokens to windows, and the engine trains; what it says is printed."""
-    from recipes.data.batches import TrainingBatches, ValidationBatches
-    from recipes.data.text import open_corpus
+    from recipes.data.batches import TrainingBatches, ValidationBatches, WindowBatch
     from recipes.engine.directory import Run, require_run_directory
     from recipes.engine.state import summarize
 
     # What can be wrong is found out before anything is written to --out, and most of it before TensorFlow is imported.
-    training = settings.training
-    inputs = (settings.data, settings.validation_data, *settings.origin.paths)
+    inputs = (*settings.data, settings.validation_data, *settings.origin.paths)
     require_run_directory(settings.out, settings.restart, inputs)
     beginning = look_up(settings.origin, "gpt-pretrain", "generate")
-    corpus = open_corpus(settings.data, settings.validation_data, settings.validation_fraction)
-    packed = pack(corpus, beginning.tokenizer)
-    tokenizer, length = packed.tokenizer, beginning.length
-    _ = tokenizer.end_of_text
-    train_batches = TrainingBatches(packed.tokens("train"), length, training.batch_size, training.seed)
+    if beginning.tokenizer.kind == "wordpiece":
+        raise UserError("a wordpiece tokenizer has no token for the end of a text: give --tokenizer bpe or char")
+    packed = pretraining_text(settings, beginning.tokenizer)
+    tokenizer, length, batch_size = packed.tokenizer, beginning.length, settings.training.batch_size
+    separator = tokenizer.end_of_text  # text that was prepared may be anything's
+    form = WindowBatch("sequence", separator if settings.separate_documents else None)
+    train_batches = TrainingBatches(packed.tokens("train"), length, batch_size, settings.training.seed, form)
     validation_batches = ValidationBatches(
-        packed.tokens("validation"), length, training.batch_size, settings.evaluation_windows
+        packed.tokens("validation"), length, batch_size, settings.evaluation_windows, form
     )
+    training = settings.training.counted(math.ceil(train_batches.windows_per_epoch / batch_size))
     entropy = {"unigram_entropy": packed.unigram_entropy}
-    run = Run(settings.out, "gpt-pretrain", settings, packed.facts)
+    run = Run(settings.out, "gpt-pretrain", dataclasses.replace(settings, training=training), packed.facts)
     if finished := run.finished():
         logger.info("the run in %s is finished: nothing is left to train", settings.out)
         return {**summarize(settings.out, finished.state, "tokens"), **entropy}
     start_tensorflow()
-    import keras
-
     from recipes.data.dataset import make_dataset
     from recipes.engine.job import Job
     from recipes.engine.loop import train
     from zoo.generation import Generator
+    from zoo.gpt.loss import NextTokenLoss
+
+    def make_model(dtype: str) -> Any:
+        model = beginning.make("generate", dtype, tokenizer)
+        model.keeps_sequence = True
+        return model
 
     def make_sample(model: Any) -> Callable[[], str]:
         generator = Generator(model)
@@ -123,12 +137,12 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
 
     bytes_per_token = packed.validation.bytes / packed.validation.tokens
     job = Job(
-        lambda dtype: beginning.make("generate", dtype, tokenizer),
-        {"logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
+        make_model,
+        lambda model: {"sequence": NextTokenLoss(model.backbone.token_embedding.table, settings.logits_memory)},
         lambda first_step: make_dataset(train_batches, first_step),
         lambda: make_dataset(validation_batches),
         unit="tokens",
-        units_per_step=training.batch_size * length,
+        units_per_step=batch_size * length,
         figures=lambda loss: {"validation_bits_per_byte": loss / bytes_per_token / math.log(2)},
         make_sample=make_sample if settings.sample_tokens else None,
     )

@@ -24,6 +24,6 @@ def __getattr__(name: str) -> Any:
         from zoo.generation import generate
 
         return generate
-    if name in ("lora", "optimizers"):
+    if name in ("lora", "objectives", "optimizers"):
         return importlib.import_module(f"zoo.{name}")
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")

@@ -151,19 +151,19 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
+    """The content of a JSON file of at most `largest` bytes.
 
     Raises:
         UserError: it cannot be read, or is too large, or is no JSON.
     """
     try:
         with path.open("rb") as file:
-            content = file.read(LARGEST_JSON + 1)
+            content = file.read(largest + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(content) > LARGEST_JSON:
-        raise UserError(f"{path}: more than {LARGEST_JSON:,} bytes is too large for a configuration")
+    if len(content) > largest:
+        raise UserError(f"{path}: more than {largest:,} bytes is too large for a configuration")
     try:
         return json.loads(content.decode())
     except (ValueError, RecursionError) as error:

@@ -178,6 +178,23 @@ class TaskModel(ZooModel):
     """A `backbone`, which a subclass makes, and a head over it: it takes what the backbone takes."""
 
     backbone: Any
+    _keeps_sequence = False
+
+    @property
+    def keeps_sequence(self) -> bool:
+        """Whether the backbone's `"sequence"` stays among the outputs, beside what the head makes of it: for a loss of
+        the vectors themselves. What no loss is of, TensorFlow leaves out of a step of `fit`. False at first. To be set
+        before `fit`, or between two of them; it is no part of what is saved."""
+        return self._keeps_sequence
+
+    @keeps_sequence.setter
+    def keeps_sequence(self, value: bool) -> None:
+        self._keeps_sequence = bool(value)
+        self.forget_traces()
+
+    def take_sequence(self, outputs: dict[str, Any]) -> Any:
+        """The `"sequence"` of the backbone's outputs, which it is taken out of unless it is to be kept."""
+        return outputs["sequence"] if self.keeps_sequence else outputs.pop("sequence")
 
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:

@@ -13,6 +13,7 @@ from zoo.errors import UserError
 from zoo.huggingface import reading_length
 from zoo.image import preprocess, read_image
 from zoo.text import END_OF_TEXT
+from zoo.text.entities import find_words, join_labels
 from zoo.text.windows import best_spans
 
 logger = logging.getLogger("zoo")
@@ -75,8 +76,9 @@ class Predictor:
     """Answers in the terms of the model's task. One record a text, pair or image:
 
     - "classify": `label`, `probability`, and the best five of `probabilities`.
-    - "tag": `entities`, each with `label`, `text`, `start`, `end` (characters), `probability`; labels that begin with
-      B- and I- are joined as they mean, and "O" is left out.
+    - "tag": `entities`, each with `label`, `text`, `start`, `end` (characters), and `probability`, that of the word that
+      is least certain; labels that begin with B-, I- and the like are joined as they mean, and "O" is left out. Words
+      are what the tokenizer splits at white space and punctuation.
     - "answer" (a question, and a context of any length): `answer`, `start`, `end` (characters of the context), `score`.
     - "masked_lm": for each mask in the text `start` (character) and the best five of `tokens`.
     - "generate": the best five of `tokens` to come next.
@@ -157,27 +159,17 @@ class Predictor:
         probabilities = softmax(self._run(inputs)["logits"])
         records: list[Record] = []
         for row, text in enumerate(items):
+            pieces = np.flatnonzero(inputs["sequence_ids"][row] == 0)
+            continues = self.model.tokenizer.continues_word[inputs["token_ids"][row, pieces]]
+            firsts, spans = find_words(inputs["offsets"][row, pieces], continues)
+            words = probabilities[row, pieces[firsts]]  # (words, classes): a word is what its first piece is
+            labels = [self._label(int(number)) for number in words.argmax(axis=1)]
             found: list[Record] = []
-            open_label = None
-            for i in np.flatnonzero(inputs["sequence_ids"][row] == 0):
-                start, end = map(int, inputs["offsets"][row, i])
-                if self.model.tokenizer.decode([inputs["token_ids"][row, i]]).startswith("##"):
-                    # The rest of a word is what its beginning is.
-                    if open_label is not None:
-                        found[-1] |= {"end": end, "text": text[found[-1]["start"] : end]}
-                    continue
-                label = self._label(int(np.argmax(probabilities[row, i])))
-                probability = float(probabilities[row, i].max())
-                prefix, _, name = label.rpartition("-") if label[:2] in ("B-", "I-") else ("", "", label)
-                if label == "O":
-                    open_label = None
-                elif name == open_label and prefix != "B":
-                    found[-1] |= {"end": end, "text": text[found[-1]["start"] : end]}
-                    found[-1]["probability"] = min(found[-1]["probability"], probability)
-                else:
-                    entity = {"label": name, "text": text[start:end], "start": start, "end": end}
-                    found.append({**entity, "probability": probability})
-                    open_label = name
+            for entity in join_labels(labels, spans):
+                start, end = entity.start, entity.end
+                inside = (spans[:, 0] >= start) & (spans[:, 1] <= end)
+                part = {"label": entity.label, "text": text[start:end], "start": start, "end": end}
+                found.append({**part, "probability": float(words[inside].max(axis=1).min())})
             records.append({"entities": found})
         return records
 

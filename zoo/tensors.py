@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -157,8 +159,18 @@ def total_bytes(path: Path) -> int:
 
 
 def write_tensors(tensors: Mapping[str, np.ndarray], path: Path, framework: str) -> None:
-    """Write named tensors to a file; `framework` ("tf", "pt") is whose layout the names and shapes are."""
+    """Write named tensors to a file; `framework` ("tf", "pt") is whose layout the names and shapes are.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     whole = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     # A scalar comes back from `ascontiguousarray` with one axis.
     whole = {name: value.reshape(tensors[name].shape) for name, value in whole.items()}
-    safetensors.numpy.save_file(whole, path, metadata={"format": framework})
+    try:
+        safetensors.numpy.save_file(whole, path, metadata={"format": framework})
+    except safetensors.SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None

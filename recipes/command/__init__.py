@@ -13,6 +13,7 @@ VERBS = {
     "list": "families, their sizes with parameter counts, tasks, and recipes",
     "demo": "the whole journey on text that is already here: train, export, verify, generate",
     "train": "train a model by a recipe, on your data; the same command goes on where it was stopped",
+    "prepare": "tokenise text once, for many trainings",
     "launch": "start several workers on this machine, to try a distributed training",
     "eval": "measure a model on your data",
     "generate": "continue a prompt",

@@ -3,37 +3,123 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from recipes.command.parsing import parse
+from recipes.data import answered, completions, labelled, questions, sentences, tagged
+from recipes.data.tables import open_table
 from recipes.data.text import find_documents, open_corpus
 from recipes.engine.start import start_tensorflow
-from zoo.directory import find_model_directory, read_saved
+from recipes.measures import Answering, Classification, Completion, Measure, Tagging
+from zoo.directory import LABELS, Saved, find_model_directory, read_saved
 from zoo.errors import UserError
+from zoo.huggingface import reading_length
+from zoo.text import Tokenizer
+from zoo.text.entities import OUTSIDE, split_label
+
+
+@dataclasses.dataclass(frozen=True)
+class AnyColumns(labelled.Columns, sentences.TagColumns, questions.QuestionColumns, completions.CompletionColumns):
+    """Which columns of a table hold what; guessed where their names are plain."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Measure how well a model predicts a text. The last line of standard output is one JSON object: loss in nats a
-    token, perplexity, bits per byte, and the numbers of tokens and bytes."""
+    """Measure a model by its task. The last line of standard output is one JSON object.
+
+    A language model, how well it predicts a text: loss in nats a token, perplexity, bits per byte, and the numbers of
+    tokens and bytes; or, on a table as generate-text takes it, how well it completes prompts: loss, perplexity, exact
+    match, and the number of rows. A classifier, on a table as classify-text takes it: accuracy, macro F1, and the
+    number of rows. A tagger, as tag-text: precision, recall and F1 of entities, and the number of sentences. A model
+    that answers questions, as answer-questions: exact match, F1, and the number of questions.
+    """
 
     source: Annotated[Positional[Path], arg(metavar="SOURCE")]
     """Model directory, or a run that holds one."""
     data: Path
-    """Text file, or folder of text files."""
+    """Text file, or folder of text files; or a table."""
     validation_fraction: float | None = None
-    """Measure only what training with this fraction holds out; None for all of it."""
+    """Of a text, measure only what training with this fraction holds out; None for all of it."""
+    columns: AnyColumns = dataclasses.field(default_factory=AnyColumns)
+    max_length: int | None = None
+    """Longest input in tokens, of a table; None for the model's."""
+    stride: int = 128
+    """Of questions, by how many tokens of a context a window is further on than the one before."""
+    separator: str = "\n"
+    """Of prompts, the text between them and their completions, as the model was trained with."""
+    completions: int = 50
+    """Of prompts, how many the model is to complete word for word, from the first on; 0 for none."""
     batch_size: int = 16
-    """Windows at a time; it does not change the result."""
+    """Windows, or rows, at a time; it does not change the result."""
 
 
 def run(arguments: list[str]) -> int:
     settings = parse(Evaluate, arguments, "zoo eval")
-    if settings.batch_size < 1:
-        raise UserError(f"--batch-size is {settings.batch_size}, and must be at least 1")
-    read_saved(find_model_directory(settings.source))
+    for name in ("batch_size", "stride", "max_length"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}, and must be at least 1")
+    if settings.completions < 0:
+        raise UserError(f"--completions is {settings.completions}, and must be 0 or more")
+    saved = read_saved(find_model_directory(settings.source))
+    by_table = saved.task in ("classify", "tag", "answer") or (saved.task == "generate" and _has_prompts(settings))
+    print(json.dumps(_judge(settings, saved) if by_table else _predict(settings)))
+    return 0
+
+
+def _has_prompts(settings: Evaluate) -> bool:
+    """Whether the data is a table of prompts and completions, and no text."""
+    return not completions.is_text(settings.data, _prompt_columns(settings), settings.columns.text_column)
+
+
+def _prompt_columns(settings: Evaluate) -> completions.CompletionColumns:
+    return completions.CompletionColumns(settings.columns.prompt_column, settings.columns.completion_column)
+
+
+def _judge(settings: Evaluate, saved: Saved) -> dict[str, Any]:
+    """The figures of a model by a table."""
+    if settings.validation_fraction is not None:
+        raise UserError("--validation-fraction is for texts: a table is measured as a whole")
+    measure, counts = _open_measure(settings, saved)
+    start_tensorflow()
+    import zoo
+
+    return {**measure.figures(measure.judge(zoo.load(saved.directory))), **counts}
+
+
+def _open_measure(settings: Evaluate, saved: Saved) -> tuple[Measure, dict[str, int]]:
+    """A measure for the model's task, by the table; and how many examples it is made of."""
+    if not hasattr(saved.config, "vocabulary_size"):
+        raise UserError(f"{saved.directory} is a {saved.family.name} model, and zoo eval measures those that read text")
+    tokenizer, size = Tokenizer.load(saved.directory), settings.batch_size
+    length = reading_length(tokenizer, saved.config)
+    length = min(settings.max_length or length, length)
+    table = open_table(settings.data)
+    if saved.task == "answer":
+        asked = questions.find_columns(table, settings.columns)
+        answers = answered.read_answered(table, asked, tokenizer, length, settings.stride)
+        return Answering(answers, tokenizer, length, size, answers.has_unanswerable), {"questions": len(answers)}
+    if saved.task == "generate":
+        prompts = completions.find_columns(table, _prompt_columns(settings))
+        rows = completions.read_completions(table, prompts, tokenizer)
+        source = completions.CompletionSource(rows, tokenizer, length, settings.separator)
+        return Completion(source, size, settings.completions), {"rows": len(rows)}
+    if saved.labels is None:
+        raise UserError(f"{saved.directory} has no {LABELS}: what its classes are called is not known")
+    if saved.task == "tag":
+        types = dict.fromkeys(split_label(label)[1] for label in saved.labels if label != OUTSIDE)
+        layout = sentences.find_layout(table, settings.columns)
+        tags = tagged.read_tagged(table, layout, tokenizer, tuple(types))
+        return Tagging(tags, tokenizer, length, size), {"sentences": len(tags)}
+    columns = labelled.find_columns(table, settings.columns)
+    classes = labelled.read_labelled(table, columns, tokenizer, saved.labels)
+    return Classification(classes, tokenizer, length, size), {"rows": len(classes)}
+
+
+def _predict(settings: Evaluate) -> dict[str, Any]:
+    """The figures of a language model by a text."""
     if settings.validation_fraction is None:
         documents = tuple(find_documents(settings.data))
     else:
@@ -49,8 +135,6 @@ def run(arguments: list[str]) -> int:
     model = zoo.load(settings.source, task="generate")
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("evaluating", total=1.0)
-        metrics = evaluate_language_model(
+        return evaluate_language_model(
             model, documents, settings.batch_size, lambda part: bar.update(task, completed=part)
         )
-    print(json.dumps(metrics))
-    return 0

@@ -27,7 +27,7 @@ def read_or_build(directory: Path, read: Callable[[Path], Content | None], build
     Processes that want the same directory wait for the one that builds it (all workers of one machine start at once).
 
     Raises:
-        UserError: the cache cannot be written.
+        UserError: the cache cannot be written; what was begun is gone then.
     """
     content = read(directory)
     if content is not None:
@@ -36,7 +36,7 @@ def read_or_build(directory: Path, read: Callable[[Path], Content | None], build
         directory.parent.mkdir(parents=True, exist_ok=True)
         lock = directory.with_name(f"{directory.name}.lock").open("wb")
     except OSError as error:
-        raise UserError(f"the cache {directory.parent} cannot be written ({error.strerror}): set ZOO_CACHE") from None
+        raise _cannot_be_written(directory, error) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, by whatever end this process meets
         content = read(directory)
@@ -45,9 +45,18 @@ def read_or_build(directory: Path, read: Callable[[Path], Content | None], build
                 logger.warning("%s is not whole: it is made again", directory)
             for left_behind in directory.parent.glob(f".{directory.name}.*"):  # by a process that was killed
                 shutil.rmtree(left_behind, ignore_errors=True)
-            with whole_directory(directory, force=True) as partial:
-                build(partial)
+            try:
+                with whole_directory(directory, force=True) as partial:
+                    build(partial)
+            except OSError as error:  # reading is the business of `build`, which says so itself
+                raise _cannot_be_written(directory, error) from None
             content = read(directory)
         if content is None:
             raise RuntimeError(f"{directory} was written, and cannot be read back")
         return content
+
+
+def _cannot_be_written(directory: Path, error: OSError) -> UserError:
+    return UserError(
+        f"the cache {directory.parent} cannot be written ({error.strerror or error}): make room there, or set ZOO_CACHE"
+    )

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,8 +21,11 @@ logger = logging.getLogger("zoo")
 
 FORMAT = 1  # to be raised when the same rows would be written differently
 PROGRESS_SECONDS = 5.0
+ROWS_AT_ONCE = 1000  # that are encoded together, on all cores; or as many as have so many characters
+CHARACTERS_AT_ONCE = 2**20
 
 Example = dict[str, Any]
+Item = TypeVar("Item")
 
 
 class Examples:
@@ -76,6 +79,20 @@ class Examples:
             content.update(self._ends[name].tobytes())
             content.update(self._values[name].data)
         return content.hexdigest()
+
+
+def in_chunks(items: Iterator[Item], characters: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Items one after another, as lists of as many as are to be encoded at once."""
+    chunk: list[Item] = []
+    size = 0
+    for item in items:
+        chunk.append(item)
+        size += characters(item)
+        if len(chunk) >= ROWS_AT_ONCE or size >= CHARACTERS_AT_ONCE:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def build_examples(

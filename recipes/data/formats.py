@@ -12,6 +12,8 @@ from recipes.data.lines import (
     LARGEST_LINE,
     TOO_LONG,
     Row,
+    count_delimited,
+    count_json_lines,
     find_fault,
     may_be_broken,
     read_conll,
@@ -39,11 +41,14 @@ class Format:
         read: yields the rows of a file; one that is corrupt it adds to the problems instead.
         declare: the columns that a file names apart from its rows, if it does.
         is_text: a file can be judged by its start: whether it is text, and in UTF-8.
+        count: the rows of a file, corrupt ones too, sooner than by reading them; for a format that is read as a stream,
+            whose `read` then takes the numbers of the first row, from 0, and of the one after the last.
     """
 
-    read: Callable[[Path, Problems], Iterator[Row]]
+    read: Callable[..., Iterator[Row]]
     declare: Callable[[Path], tuple[str, ...]] = _declare_nothing
     is_text: bool = True
+    count: Callable[[Path], int] | None = None
 
 
 def read_json(path: Path, problems: Problems) -> Iterator[Row]:
@@ -113,15 +118,16 @@ def _answered_question(paragraph: Any, question: Any) -> Row | str:
     return row
 
 
-def read_parquet(path: Path, problems: Problems) -> Iterator[Row]:
-    """Rows of a Parquet file, numbered from 1, with what is null left out of them.
+def read_parquet(path: Path, problems: Problems, first: int = 0, last: int | None = None) -> Iterator[Row]:
+    """Rows of a Parquet file, numbered from 1, with what is null left out of them; from `first` up to `last`, these
+    numbered from 0.
 
     Raises:
         UserError: it is no Parquet file, or damaged, or pyarrow is not installed.
     """
     with _open_parquet(path) as file:
-        number = 0
-        for batch in _batches(path, file):
+        number = first
+        for batch in _batches(path, file, first, last):
             for row in _to_rows(batch):
                 number += 1
                 problems.see(path, number)
@@ -129,6 +135,12 @@ def read_parquet(path: Path, problems: Problems) -> Iterator[Row]:
                     problems.add(problems.where, row)
                 else:
                     yield {name: value for name, value in row.items() if value is not None}
+
+
+def count_parquet(path: Path) -> int:
+    """The rows of a Parquet file; raises what `read_parquet` raises."""
+    with _open_parquet(path) as file:
+        return int(file.metadata.num_rows)
 
 
 def declare_parquet(path: Path) -> tuple[str, ...]:
@@ -152,11 +164,22 @@ def _open_parquet(path: Path) -> Any:
         raise _damaged(path, error) from None
 
 
-def _batches(path: Path, file: Any) -> Iterator[Any]:
+def _batches(path: Path, file: Any, first: int, last: int | None) -> Iterator[Any]:
     import pyarrow
 
+    at = 0
     try:
-        yield from file.iter_batches(_BATCH)
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if at + rows <= first or (last is not None and at >= last):
+                at += rows  # and none of it is read
+                continue
+            for batch in file.iter_batches(_BATCH, row_groups=[group]):
+                begin = max(first - at, 0)
+                end = batch.num_rows if last is None else last - at
+                at += batch.num_rows
+                if begin < end:
+                    yield batch.slice(begin, end - begin)
     except (pyarrow.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
 
@@ -192,18 +215,23 @@ def read_labelled_text(path: Path, problems: Problems) -> Iterator[Row]:
         yield {"text": text, "label": label}
 
 
+def _delimited(delimiter: str) -> Format:
+    return Format(partial(read_delimited, delimiter=delimiter), count=partial(count_delimited, delimiter=delimiter))
+
+
 _CONLL = Format(read_conll)
-_JSON_LINES = Format(read_json_lines)
+_JSON_LINES = Format(read_json_lines, count=count_json_lines)
 FORMATS = {
-    ".csv": Format(partial(read_delimited, delimiter=",")),
-    ".tsv": Format(partial(read_delimited, delimiter="\t")),
+    ".csv": _delimited(","),
+    ".tsv": _delimited("\t"),
     ".jsonl": _JSON_LINES,
     ".ndjson": _JSON_LINES,
     ".json": Format(read_json),
-    ".parquet": Format(read_parquet, declare_parquet, is_text=False),
+    ".parquet": Format(read_parquet, declare_parquet, is_text=False, count=count_parquet),
     ".conll": _CONLL,
     ".bio": _CONLL,
     ".iob": _CONLL,
     ".iob2": _CONLL,
 }
+STREAMED = tuple(suffix for suffix, each in FORMATS.items() if each.count)
 LABELLED_TEXT = Format(read_labelled_text)

@@ -16,9 +16,11 @@ class Source(Protocol):
 
     Attributes:
         element: of what `collate` makes, for a batch of None rows and None tokens; see `Batches`.
+        length: the most tokens that the model reads.
     """
 
     element: Any
+    length: int
 
     def lengths(self, epoch: int) -> np.ndarray:
         """Tokens of each example, special ones included: (examples,)."""
@@ -55,7 +57,7 @@ class GroupedBatches:
         lengths = source.lengths(0)
         if len(lengths) == 0:
             raise UserError(f"there is no example to {'evaluate' if seed is None else 'train'} on")
-        self.widths = choose_widths(lengths, most_widths)
+        self.widths = choose_widths(lengths, most_widths, source.length)
         self.batches_per_epoch = -(-len(lengths) // batch_size)
         self.num_batches = self.batches_per_epoch if seed is None else None
         self._plan = lru_cache(maxsize=2)(self._make_plan)
@@ -110,10 +112,12 @@ def _with_sizes(element: Any, sample: Any, rows: int | None) -> Any:
     return tuple(_with_sizes(each, sample and sample[place], rows) for place, each in enumerate(element))
 
 
-def choose_widths(lengths: np.ndarray, count: int, multiple: int = 8) -> np.ndarray:
-    """The at most `count` widths, multiples of `multiple`, to which examples of these lengths are padded with the
-    fewest tokens: (widths,) int64, rising. By dynamic programming over the lengths that occur."""
-    rounded, counts = np.unique(-(-np.asarray(lengths) // multiple) * multiple, return_counts=True)
+def choose_widths(lengths: np.ndarray, count: int, longest: int, multiple: int = 8) -> np.ndarray:
+    """The at most `count` widths, multiples of `multiple` or `longest` where that is none, to which examples of these
+    lengths are padded with the fewest tokens: (widths,) int64, rising. By dynamic programming over the lengths that
+    occur."""
+    rounded = np.minimum(-(-np.asarray(lengths) // multiple) * multiple, longest)
+    rounded, counts = np.unique(rounded, return_counts=True)
     total = np.concatenate([[0], np.cumsum(counts)])
     # cost[k] for the first k lengths; the widest of a group is what all of it costs.
     best: list[tuple[float, tuple[int, ...]]] = [(0.0, ()), *((np.inf, ()) for _ in rounded)]

@@ -3,26 +3,24 @@
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recipes.data.batches import ArraySpec
-from recipes.data.examples import Example, Examples, build_examples
+from recipes.data.examples import Example, Examples, build_examples, in_chunks
 from recipes.data.grouping import Source
+from recipes.data.held_out import hold_out_of_each, require_known
 from recipes.data.lines import Row
 from recipes.data.problems import Problems
 from recipes.data.tables import Table, choose_column
-from recipes.engine.settings import Training
 from zoo.errors import UserError
 from zoo.text import Tokenizer
 from zoo.text.inputs import Encoded, find_template, make_inputs
 
 logger = logging.getLogger("zoo")
 
-ROWS_AT_ONCE = 1000
 TEXT_COLUMNS = ("text", "sentence", "utterance", "content", "review", "comment", "question", "document", "body")
 LABEL_COLUMNS = ("label", "category", "class", "intent", "target", "sentiment", "topic", "tag")
 IMBALANCE = 10.0  # the largest class over the smallest, from where on it is told
@@ -95,7 +93,7 @@ def read_labelled(
 
     def encode(rows: Iterator[Row], problems: Problems) -> Iterator[Example]:
         good = _good_rows(rows, problems, *columns)
-        while some := list(islice(good, ROWS_AT_ONCE)):
+        for some in in_chunks(good, lambda row: len(row[0]) + len(row[1])):
             firsts = tokenizer.encode_batch(first for first, _, _ in some)
             seconds = tokenizer.encode_batch(second for _, second, _ in some) if columns[1] else None
             for place, (first, second, name) in enumerate(some):
@@ -107,12 +105,7 @@ def read_labelled(
     examples = build_examples(table, request, encode, lambda: {"labels": list(names)})
     found: list[str] = examples.facts["labels"]
     order = tuple(labels) or tuple(sorted(found))
-    unknown = sorted(set(found) - set(order))
-    if unknown:
-        raise UserError(
-            f"{table.path} has {len(unknown)} labels that the training data has not, such as {unknown[0]!r:.80}: "
-            "train on data with all of them, or leave these rows out"
-        )
+    require_known(found, order, table.path)
     place_of = {name: place for place, name in enumerate(order)}
     targets = np.array([place_of[name] for name in found], np.int32)[examples.flat("label")]
     return LabelledTexts(examples, np.arange(len(examples)), order, targets)
@@ -130,13 +123,17 @@ def find_columns(table: Table, columns: Columns) -> tuple[str, str | None, str]:
 def _good_rows(
     rows: Iterator[Row], problems: Problems, text: str, pair: str | None, label: str
 ) -> Iterator[tuple[str, str, str]]:
+    columns = [column for column in (text, pair) if column]
     for row in rows:
-        texts = [row.get(name) for name in (text, pair) if name]
+        texts = [row.get(column) for column in columns]
+        empty = [
+            each for each, value in zip(columns, texts, strict=True) if not isinstance(value, str) or not value.strip()
+        ]
         name = row.get(label)
         if name is None or isinstance(name, list | dict) or not str(name).strip():
             problems.add(problems.where, f"no {label}")
-        elif not all(isinstance(each, str) and each.strip() for each in texts):
-            problems.add(problems.where, f"no {text}")
+        elif empty:
+            problems.add(problems.where, f"no {empty[0]}")
         elif str(name).splitlines() != [str(name)]:
             problems.add(problems.where, f"{label} of several lines")
         else:
@@ -145,15 +142,7 @@ def _good_rows(
 
 def split(data: LabelledTexts, fraction: float, seed: int) -> tuple[LabelledTexts, LabelledTexts]:
     """Share rows out to training and validation, each class by itself, as near to `fraction` held out as can be."""
-    draw, held_out = np.random.default_rng(seed), np.zeros(len(data), bool)
-    for target in range(len(data.labels)):
-        places = draw.permutation(np.flatnonzero(data.targets == target))
-        held_out[places[: round(fraction * len(places))]] = True
-    if not held_out.any() or held_out.all():
-        raise UserError(
-            f"{len(data)} rows cannot be shared out with {fraction:.0%} held out: give more, or another "
-            "--validation-fraction, or --validation-data"
-        )
+    held_out = hold_out_of_each(data.targets, fraction, seed)
     return data.select(np.flatnonzero(~held_out)), data.select(np.flatnonzero(held_out))
 
 
@@ -165,6 +154,12 @@ def few(data: LabelledTexts, examples_per_class: int, seed: int) -> LabelledText
         for target in range(len(data.labels))
     ]
     return data.select(np.sort(np.concatenate(chosen)))
+
+
+def balance(data: LabelledTexts) -> np.ndarray:
+    """What a row of each class is to weigh, so that all classes weigh alike: (classes,) float32."""
+    counts = np.maximum(np.bincount(data.targets, minlength=len(data.labels)), 1)
+    return (counts.mean() / counts).astype(np.float32)
 
 
 def require_classes(data: LabelledTexts, path: Path) -> None:
@@ -186,19 +181,17 @@ def require_classes(data: LabelledTexts, path: Path) -> None:
         )
 
 
-def tell(train_data: LabelledTexts, held_out: LabelledTexts, source: "TextSource", training: Training) -> None:
+def tell(train_data: LabelledTexts, held_out: LabelledTexts, source: "TextSource") -> None:
     """Say what there is to train on, before it begins."""
     logger.info("%s", train_data.describe("training"))
     logger.info("%s", held_out.describe("held out"))
-    tokens = source.data.examples.lengths("first")[source.data.rows] + source.template.count(source.pairs)
+    tokens = source.tokens()
     cut = int((tokens > source.length).sum())
     logger.info(
-        "%s tokens a text at the median, %s at most%s; %s updates of %s texts",
+        "%d tokens a text at the median, %d at most%s",
         int(np.median(tokens)),
         int(tokens.max()),
-        f"; {cut} are longer than {source.length} and cut" if cut else "",
-        f"{training.steps:,}",
-        training.batch_size,
+        f"; {cut:,} are longer than {source.length} and cut" if cut else "",
     )
 
 
@@ -226,9 +219,13 @@ class TextSource(Source):
             {"logits": ArraySpec((None,), "float32")},
         )
 
-    def lengths(self, epoch: int) -> np.ndarray:
+    def tokens(self) -> np.ndarray:
+        """How many tokens each row has, special ones included, before it is cut: (rows,)."""
         tokens = self.data.examples.lengths("first") + (self.data.examples.lengths("second") if self.pairs else 0)
-        return np.minimum(tokens[self.data.rows] + self.template.count(self.pairs), self.length)
+        return tokens[self.data.rows] + self.template.count(self.pairs)
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        return np.minimum(self.tokens(), self.length)
 
     def collate(self, epoch: int, rows: np.ndarray, width: int, draw: np.random.Generator) -> Any:
         places, targets = self.data.rows[rows], self.data.targets[rows]

@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import count, groupby
+from itertools import count, groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -74,21 +74,28 @@ def find_fault(text: str) -> str:
     return ""
 
 
-def read_delimited(path: Path, problems: Problems, delimiter: str) -> Iterator[Row]:
+def read_delimited(
+    path: Path, problems: Problems, first: int = 0, last: int | None = None, *, delimiter: str
+) -> Iterator[Row]:
     """Rows of CSV below a header, every field a string; empty lines are passed over.
+
+    Args:
+        path: the file.
+        problems: what is corrupt is counted there.
+        first, last: only rows from `first` up to `last`, numbered from 0, corrupt ones too; None is the end.
+        delimiter: between fields.
 
     Raises:
         UserError: the header cannot be read, or names a column twice.
     """
+    records = _read_records(read_lines(path, problems), delimiter)
     header: list[str] = []
-    for record, fields in _read_records(read_lines(path, problems), delimiter):
+    for record, header in islice(records, 1):
+        if record.fault:
+            raise UserError(f"{path}: its header cannot be read: {record.fault}")
+        require_distinct(path, header)
+    for record, fields in islice(records, first, last):
         fault = record.fault
-        if not header:
-            if fault:
-                raise UserError(f"{path}: its header cannot be read: {fault}")
-            require_distinct(path, fields)
-            header = fields
-            continue
         if not fault and len(fields) != len(header):
             fault = f"{len(fields)} fields instead of {len(header)}"
         # A quote that does not match may have taken in good rows: they are lost with it.
@@ -98,6 +105,11 @@ def read_delimited(path: Path, problems: Problems, delimiter: str) -> Iterator[R
             problems.add(problems.where, fault, rows)
         else:
             yield dict(zip(header, fields, strict=True))
+
+
+def count_delimited(path: Path, delimiter: str) -> int:
+    """The rows of CSV, corrupt ones too."""
+    return max(0, sum(1 for _ in _read_records(read_lines(path, Problems()), delimiter)) - 1)
 
 
 def require_distinct(path: Path, names: Sequence[str]) -> None:
@@ -149,11 +161,10 @@ def _read_records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[_Reco
             yield records, fields
 
 
-def read_json_lines(path: Path, problems: Problems) -> Iterator[Row]:
-    """Rows of JSON Lines, an object a line; empty lines are passed over."""
-    for line in read_lines(path, problems):
-        if line.text.isspace():
-            continue
+def read_json_lines(path: Path, problems: Problems, first: int = 0, last: int | None = None) -> Iterator[Row]:
+    """Rows of JSON Lines, an object a line, from `first` up to `last` as for `read_delimited`; empty lines are passed
+    over."""
+    for line in islice(_filled_lines(path, problems), first, last):
         problems.see(path, line.number)
         row: Row | str
         try:
@@ -164,6 +175,15 @@ def read_json_lines(path: Path, problems: Problems) -> Iterator[Row]:
             problems.add(problems.where, row)
         else:
             yield row
+
+
+def count_json_lines(path: Path) -> int:
+    """The rows of JSON Lines, corrupt ones too."""
+    return sum(1 for _ in _filled_lines(path, Problems()))
+
+
+def _filled_lines(path: Path, problems: Problems) -> Iterator[Line]:
+    return (line for line in read_lines(path, problems) if not line.text.isspace())
 
 
 def may_be_broken(json_text: str) -> bool:

@@ -3,8 +3,7 @@
 import hashlib
 import json
 import logging
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,16 +12,17 @@ from typing import Any, Literal
 import numpy as np
 
 from recipes.data.cache import default_cache_root, read_or_build
-from recipes.data.text import Corpus, Document, Reading
+from recipes.data.documents import Document, Reading, read_documents
+from recipes.data.text import Corpus
+from recipes.data.tokens import Progress, Tokens, map_tokens, stretches, token_dtype, write_tokens
 from zoo.errors import UserError
-from zoo.text import Tokenizer, cut_pieces, encode_stream, train_bpe, train_characters, train_wordpiece
+from zoo.text import Tokenizer, cut_pieces, train_bpe, train_characters, train_wordpiece
 from zoo.text.specification import ROLES
 
 logger = logging.getLogger("zoo")
 
-FORMAT = 1  # to be raised when the same text would be packed differently
+FORMAT = 2  # to be raised when the same text would be packed differently
 VOCABULARY_TEXT_BYTES = 2**26  # more text than this changes a BPE vocabulary little, and takes long
-PROGRESS_SECONDS = 5.0
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -38,7 +38,8 @@ class TokenizerTraining:
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """How much text a split is: `bytes` as they stand in the files, `tokens` with the end-of-text ones."""
+    """How much text a split is: `bytes` of the texts, those of a text file as they stand there, and `tokens` with the
+    end-of-text ones."""
 
     tokens: int
     bytes: int
@@ -54,6 +55,7 @@ class PackedText:
         unigram_entropy: of the distribution of single tokens over both splits, in nats a token: the loss of the best
             model that ignores all context.
         replaced: how many invalid UTF-8 sequences became U+FFFD.
+        files: of each split the flat files that hold it, one after another, and how many ids each has.
     """
 
     directory: Path
@@ -62,23 +64,23 @@ class PackedText:
     validation: SplitCounts
     unigram_entropy: float
     replaced: int
+    files: Mapping[Split, Sequence[tuple[str, int]]]
 
-    def tokens(self, split: Split) -> np.ndarray:
+    def tokens(self, split: Split) -> Tokens:
         """All ids of a split in the order of the text, read from disk as they are used: (tokens,) uint16 or uint32."""
-        counts: SplitCounts = getattr(self, split)
-        dtype = _dtype(self.tokenizer.vocabulary_size)
-        if counts.tokens == 0:
-            return np.empty(0, dtype)
-        return np.asarray(np.memmap(self.directory / f"{split}.bin", dtype, mode="r", shape=(counts.tokens,)))
+        files = [(self.directory / name, count) for name, count in self.files[split]]
+        return map_tokens(files, token_dtype(self.tokenizer.vocabulary_size))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a run records of its text; `data` is a fingerprint of every id, and of what each stands for."""
+        """What a run records of its text; `data` is a fingerprint of every id, and of what each stands for, in however
+        many files they lie."""
         content = hashlib.sha256(self.tokenizer.fingerprint.encode())
         for split in SPLITS:
             tokens = self.tokens(split)
             content.update(f" {split} {len(tokens)} ".encode())
-            content.update(tokens.data)
+            for stretch in stretches(tokens):
+                content.update(stretch.data)
         return {
             "train_tokens": self.train.tokens,
             "validation_tokens": self.validation.tokens,
@@ -93,11 +95,12 @@ def pack(corpus: Corpus, tokenizer: TokenizerTraining | Tokenizer, cache_root: P
     """Encode `corpus` into `cache_root/KEY/`, or find it there: KEY stands for the files, the split and the tokenizer.
 
     A file counts as unchanged if its path, size and time of modification are. A tokenizer that is to be trained sees
-    the training text only. Each whole document is followed by the tokenizer's separator, `<|endoftext|>` or `[SEP]`;
-    the two parts of a document that was split by position are not.
+    the training text only. Each whole text file and each row of a table is followed by the tokenizer's separator,
+    `<|endoftext|>` or `[SEP]`; the two parts of a file that was split by position are not.
 
     Raises:
-        UserError: the vocabulary size is too small, or the cache cannot be written.
+        UserError: the vocabulary size is too small; a file changed or vanished meanwhile, or too many rows of a table
+            cannot be used; or the cache cannot be written.
     """
     key = _key(corpus, tokenizer)
     directory = (cache_root or default_cache_root()) / key
@@ -107,14 +110,10 @@ def pack(corpus: Corpus, tokenizer: TokenizerTraining | Tokenizer, cache_root: P
 def _key(corpus: Corpus, tokenizer: TokenizerTraining | Tokenizer) -> str:
     request = tokenizer.fingerprint if isinstance(tokenizer, Tokenizer) else asdict(tokenizer)
     splits = [
-        [(str(part.path), part.size, part.modified, part.start, part.end) for part in documents]
+        [(str(each.path), each.file.size, each.file.modified, each.part) for each in documents]
         for documents in (corpus.train, corpus.validation)
     ]
     return hashlib.sha256(json.dumps([FORMAT, request, splits]).encode()).hexdigest()[:32]
-
-
-def _dtype(vocabulary_size: int) -> np.dtype:
-    return np.dtype("<u2" if vocabulary_size <= 2**16 else "<u4")
 
 
 def _read(directory: Path) -> PackedText | None:
@@ -123,48 +122,44 @@ def _read(directory: Path) -> PackedText | None:
         meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
         tokenizer = Tokenizer.load(directory)
         train, validation = SplitCounts(**meta["train"]), SplitCounts(**meta["validation"])
-        item_bytes = _dtype(tokenizer.vocabulary_size).itemsize
-        for split, counts in (("train", train), ("validation", validation)):
-            if (directory / f"{split}.bin").stat().st_size != counts.tokens * item_bytes:
-                return None
+        files: dict[Split, list[tuple[str, int]]] = {
+            "train": [("train.bin", train.tokens)],
+            "validation": [("validation.bin", validation.tokens)],
+        }
+        item_bytes = token_dtype(tokenizer.vocabulary_size).itemsize
+        if any((directory / name).stat().st_size != count * item_bytes for ((name, count),) in files.values()):
+            return None
         if meta["format"] != FORMAT or meta["vocabulary_size"] != tokenizer.vocabulary_size:
             return None
-        return PackedText(directory, tokenizer, train, validation, meta["unigram_entropy"], meta["replaced"])
+        return PackedText(directory, tokenizer, train, validation, meta["unigram_entropy"], meta["replaced"], files)
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return None
 
 
 def _build(directory: Path, corpus: Corpus, request: TokenizerTraining | Tokenizer) -> None:
-    tokenizer = request if isinstance(request, Tokenizer) else _train(corpus.train, request)
+    tokenizer = request if isinstance(request, Tokenizer) else train_on(corpus.train, request)
     tokenizer.save(directory)
-    splits = {"train": corpus.train, "validation": corpus.validation}
-    total = _bytes(corpus.train) + _bytes(corpus.validation)
-    reading, reported = Reading(), time.monotonic()
-    counts = np.zeros(tokenizer.vocabulary_size, np.int64)
+    reading, progress = Reading(), Progress(count_bytes(corpus.train) + count_bytes(corpus.validation))
+    by_id = np.zeros(tokenizer.vocabulary_size, np.int64)
     meta: dict[str, Any] = {"format": FORMAT, "vocabulary_size": tokenizer.vocabulary_size}
-    for split, documents in splits.items():
-        tokens = 0
-        with (directory / f"{split}.bin").open("wb") as file:
-            for ids in encode_stream(tokenizer, _text(documents, reading, tokenizer.separator)):
-                ids.astype(_dtype(tokenizer.vocabulary_size)).tofile(file)
-                counts += np.bincount(ids, minlength=len(counts))
-                tokens += len(ids)
-                if time.monotonic() - reported > PROGRESS_SECONDS:
-                    reported = time.monotonic()
-                    logger.info("tokenizing: %.0f of %.0f MB", reading.bytes / 1e6, total / 1e6)
-        meta[split] = asdict(SplitCounts(tokens, _bytes(documents)))
+    for split, documents in (("train", corpus.train), ("validation", corpus.validation)):
+        counts = write_tokens(directory / f"{split}.bin", documents, tokenizer, reading, progress)
+        by_id += counts.by_id
+        meta[split] = asdict(SplitCounts(counts.tokens, counts.bytes))
+    reading.problems.require_few()
     reading.warn()
-    meta |= {"unigram_entropy": _entropy(counts), "replaced": reading.replaced.total()}
+    meta |= {"unigram_entropy": entropy(by_id), "replaced": reading.replaced.total()}
     (directory / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
-def _train(documents: Sequence[Document], request: TokenizerTraining) -> Tokenizer:
+def train_on(documents: Sequence[Document], request: TokenizerTraining) -> Tokenizer:
+    """The tokenizer that is asked for, of these documents or, if they are large, of a part of each."""
     separator = ROLES[request.kind].get("end") or ROLES[request.kind]["sep"]
-    pieces = cut_pieces(_text(documents, Reading(), separator))
+    pieces = cut_pieces(read_documents(documents, Reading(), separator))
     if request.kind != "char":
         # Of a large corpus every n-th piece, so that all of its parts have their say.
-        every = max(1, _bytes(documents) // VOCABULARY_TEXT_BYTES)
-        logger.info("training a vocabulary on %.1f MB of text", _bytes(documents) / every / 1e6)
+        every = max(1, count_bytes(documents) // VOCABULARY_TEXT_BYTES)
+        logger.info("training a vocabulary on %.1f MB of text", count_bytes(documents) / every / 1e6)
         pieces = islice(pieces, 0, None, every)
     return train_tokenizer(pieces, request)
 
@@ -176,18 +171,12 @@ def train_tokenizer(texts: Iterable[str], request: TokenizerTraining) -> Tokeniz
     return (train_bpe if request.kind == "bpe" else train_wordpiece)(texts, request.vocabulary_size)
 
 
-def _text(documents: Sequence[Document], reading: Reading, separator: str) -> Iterator[str]:
-    """The documents one after another, each whole one with `separator` behind it."""
-    for document in documents:
-        yield from document.chunks(reading)
-        if document.is_whole:
-            yield separator
-
-
-def _bytes(documents: Sequence[Document]) -> int:
+def count_bytes(documents: Iterable[Document]) -> int:
+    """Of their files; of tables about as many."""
     return sum(document.bytes for document in documents)
 
 
-def _entropy(counts: np.ndarray) -> float:
+def entropy(counts: np.ndarray) -> float:
+    """Of single tokens that occur so often, in nats a token."""
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log(share)).sum())

@@ -9,6 +9,7 @@ import numpy as np
 from recipes.data.batches import ArraySpec
 from recipes.data.grouping import Source, pad
 from recipes.data.masking import Masking, continuations
+from recipes.data.tokens import Tokens, find_token
 from zoo.errors import UserError
 from zoo.text import Tokenizer
 
@@ -16,7 +17,13 @@ SHORTER = 0.1  # of the pairs, to which a random length is given: downstream tex
 
 
 class Sequences(Protocol):
-    """Sequences of token ids, special ones included; others in each epoch, and always as many."""
+    """Sequences of token ids, special ones included; others in each epoch, and always as many.
+
+    Attributes:
+        length: the most tokens of one.
+    """
+
+    length: int
 
     def lengths(self, epoch: int) -> np.ndarray:
         """Tokens of each: (sequences,)."""
@@ -40,8 +47,8 @@ class FullSequences:
         UserError: the text is shorter than one sequence.
     """
 
-    def __init__(self, tokens: np.ndarray, tokenizer: Tokenizer, max_length: int, seed: int | None) -> None:
-        self.tokens, self.room, self.seed = tokens, max_length - 2, seed
+    def __init__(self, tokens: Tokens, tokenizer: Tokenizer, max_length: int, seed: int | None) -> None:
+        self.tokens, self.length, self.room, self.seed = tokens, max_length, max_length - 2, seed
         self.cls, self.sep = tokenizer.special_ids["cls"], tokenizer.special_ids["sep"]
         self.count = (len(tokens) - (0 if seed is None else self.room - 1)) // self.room
         if self.count < 1:
@@ -55,7 +62,8 @@ class FullSequences:
 
     def take(self, epoch: int, row: int) -> tuple[np.ndarray, int, int]:
         first = 0 if self.seed is None else int(np.random.default_rng([self.seed, epoch]).integers(self.room))
-        window = self.tokens[first + row * self.room :][: self.room]
+        begin = first + row * self.room
+        window = self.tokens[begin : begin + self.room]
         return np.concatenate([[self.cls], window, [self.sep]]).astype(np.int32), self.room + 2, 0
 
 
@@ -88,13 +96,13 @@ class SegmentPairs:
         UserError: there are fewer than two documents of two tokens, or there is no room for a pair.
     """
 
-    def __init__(self, tokens: np.ndarray, tokenizer: Tokenizer, max_length: int, seed: int) -> None:
-        self.tokens, self.room, self.seed = tokens, max_length - 3, seed
+    def __init__(self, tokens: Tokens, tokenizer: Tokenizer, max_length: int, seed: int) -> None:
+        self.tokens, self.length, self.room, self.seed = tokens, max_length, max_length - 3, seed
         self.cls, self.sep = tokenizer.special_ids["cls"], tokenizer.special_ids["sep"]
         self.continues = continuations(tokenizer)
         if self.room < 2:
             raise UserError(f"--max-length is {max_length}, and must be at least 5 for pairs of segments")
-        ends = np.flatnonzero(np.asarray(tokens) == self.sep)
+        ends = find_token(tokens, self.sep)
         begins = np.concatenate([[0], ends[:-1] + 1])
         long_enough = ends - begins >= 2
         self.documents = np.stack([begins[long_enough], ends[long_enough]], axis=1)
@@ -112,8 +120,8 @@ class SegmentPairs:
 
     def take(self, epoch: int, row: int) -> tuple[np.ndarray, int, int]:
         pairs = self._pairs(epoch)
-        a = self.tokens[pairs.first[row] :][: pairs.first_length[row]]
-        b = self.tokens[pairs.second[row] :][: pairs.second_length[row]]
+        a = self.tokens[pairs.first[row] : pairs.first[row] + pairs.first_length[row]]
+        b = self.tokens[pairs.second[row] : pairs.second[row] + pairs.second_length[row]]
         ids = np.concatenate([[self.cls], a, [self.sep], b, [self.sep]]).astype(np.int32)
         return ids, len(a) + 2, int(pairs.other[row])
 
@@ -181,6 +189,7 @@ class MaskedSequences(Source):
 
     def __init__(self, sequences: FullSequences | SegmentPairs, masking: Masking, pad_id: int, pairs: bool) -> None:
         self.sequences, self.masking, self.pad_id, self.pairs = sequences, masking, pad_id, pairs
+        self.length = sequences.length
         tokens, masked, row = ArraySpec((None, None)), ArraySpec((None, None)), ArraySpec((None,))
         weight = ArraySpec((None, None), "float32")
         inputs = {"token_ids": tokens, "padding_mask": tokens, "segment_ids": tokens, "masked_positions": masked}

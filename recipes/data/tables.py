@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 
 from recipes.data.formats import FORMATS, LABELLED_TEXT, Format
+from recipes.data.inspection import FoundFile, find_file, find_text_file
 from recipes.data.lines import Row
 from recipes.data.problems import Problems
-from recipes.data.text import find_documents
 from zoo.config import nearest
 from zoo.errors import UserError
 
@@ -18,24 +18,6 @@ logger = logging.getLogger("zoo")
 
 FIRST_ROWS = 100  # show the columns of what has no header
 _CHECK_EVERY = 1000  # rows, that the file is still the one that was opened
-
-
-@dataclass(frozen=True)
-class TableFile:
-    """A file as it was when the table was opened: `size` in bytes, `modified` in nanoseconds."""
-
-    path: Path
-    size: int
-    modified: int
-
-    def require_unchanged(self) -> None:
-        """Raise UserError if it is not as it was."""
-        try:
-            status = self.path.stat()
-        except OSError as error:
-            raise UserError(f"{self.path} was there and is not any more ({error.strerror}): start again") from None
-        if (status.st_size, status.st_mtime_ns) != (self.size, self.modified):
-            raise UserError(f"{self.path} was changed since it was opened: start again when it is complete")
 
 
 @dataclass(frozen=True)
@@ -50,7 +32,7 @@ class Table:
     """
 
     path: Path
-    files: tuple[TableFile, ...]
+    files: tuple[FoundFile, ...]
     columns: tuple[str, ...]
     format: Format
 
@@ -110,7 +92,7 @@ def _open_folder(folder: Path) -> Table:
             raise UserError(f"{path} holds texts too deep for label/name.txt: give the folder that holds the labels")
     if not texts:
         raise UserError(f"{folder} holds no table: expected files ({', '.join(FORMATS)}) or texts as label/name.txt")
-    return Table(folder, tuple(map(_look_at, texts)), ("text", "label"), LABELLED_TEXT)
+    return Table(folder, tuple(map(find_file, texts)), ("text", "label"), LABELLED_TEXT)
 
 
 def _list(folder: Path) -> list[Path]:
@@ -125,7 +107,7 @@ def _open_files(path: Path, paths: Sequence[Path]) -> Table:
             raise UserError(
                 f"{first} and {other} are of different formats: give one of them, or a folder of one format"
             )
-    files = tuple(map(_look_at, paths))
+    files = tuple(map(find_file, paths))
     columns = _find_columns(first, file_format)
     for other in others:
         differing = set(columns).symmetric_difference(_find_columns(other, file_format))
@@ -134,20 +116,10 @@ def _open_files(path: Path, paths: Sequence[Path]) -> Table:
     return Table(path, files, columns, file_format)
 
 
-def _look_at(path: Path) -> TableFile:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path} is not a regular file")
-    return TableFile(path, status.st_size, status.st_mtime_ns)
-
-
 def _find_columns(path: Path, file_format: Format) -> tuple[str, ...]:
     """The columns that a file declares or its first good rows have; a UserError says why it has none."""
     if file_format.is_text:
-        find_documents(path)  # refuses what is empty, binary or in another encoding
+        find_text_file(path)  # refuses what is empty, binary or in another encoding
     problems = Problems()
     columns = dict.fromkeys(file_format.declare(path))
     for row in islice(_read(path, file_format, problems), FIRST_ROWS):

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from recipes.bert_pretrain import BERTPretrain, train_bert
-from recipes.classify_text import ClassifyText, fine_tuning, train_classifier
+from recipes.classify_text import ClassifyText, train_classifier
 from recipes.data.samples import docstrings_folder, python_documentation_folder
 from recipes.demos.journey import ARTEFACTS, Arrival, Journey, artefact_figures
 from recipes.engine.optimizer import Optimization
 from recipes.engine.origin import Origin
 from recipes.engine.settings import Training
 from recipes.engine.start import start_tensorflow
+from recipes.fine_tuning import fine_tuning
 from zoo.files import require_free
 
 LENGTH = 64
@@ -35,7 +36,7 @@ def travel(journey: Journey) -> Arrival:
     origin = Origin(preset="bert-tiny", vocabulary_size=4096, max_length=LENGTH, dropout=0.0)
     before = train_bert(
         BERTPretrain(
-            data=documentation,
+            data=(documentation,),
             out=pretrained,
             nsp=False,
             mask_rate=0.3,

@@ -31,7 +31,7 @@ def travel(journey: Journey) -> Arrival:
     documentation = python_documentation_folder()
     trained = train_gpt(
         GPTPretrain(
-            data=documentation,
+            data=(documentation,),
             out=run_directory,
             training=journey.training(TRAINING),
             sample_prompt=journey.prompt,

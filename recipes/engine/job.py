@@ -14,7 +14,8 @@ class Job:
 
     Attributes:
         make_model: makes or loads the model with the dtype policy it is given; called under the strategy.
-        losses: by name of output; the mean over the batch is taken. None where the model brings its own.
+        losses: by name of output; the mean over the batch is taken. Or what makes them, given the model, where one is
+            of its weights. None where the model brings its own.
         train_data: gives a `tf.data.Dataset` of global batches from a step on, as many as are asked for. Batch `step`
             hangs on nothing but the step, so that a run goes on with the very data it would have had.
         validation_data: gives the same, ending. Neither is called before the strategy stands: to make a dataset is to
@@ -34,7 +35,7 @@ class Job:
     """
 
     make_model: Callable[[str], Any]
-    losses: dict[str, Any] | None
+    losses: dict[str, Any] | Callable[[Any], dict[str, Any]] | None
     train_data: Callable[[int], Any]
     validation_data: Callable[[], Any]
     unit: str

@@ -80,7 +80,7 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
         # XLA inside MirroredStrategy fails on CPU (tensorflow #56423).
         model.compile(
             optimizer=optimizer,
-            loss=job.losses,
+            loss=job.losses(model) if callable(job.losses) else job.losses,
             loss_weights=job.loss_weights,
             jit_compile=training.xla and replicas == 1,
             accumulate=training.accumulate,
@@ -120,6 +120,13 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
             store.wait()
             last = f"{store.path(store.steps()[0])} is the last good checkpoint" if store.steps() else "none was saved"
             raise UserError(f"{error}; {last}") from None
+        except OSError as error:  # a full disk
+            with contextlib.suppress(OSError):
+                store.wait()
+            raise UserError(
+                f"{run.directory} cannot be written ({error.strerror or error}): make room there; "
+                f"{_tell_kept(store, journal)}"
+            ) from None
         except LOST as error:
             if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
                 raise

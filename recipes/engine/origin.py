@@ -173,11 +173,16 @@ def _tokenizer(origin: Origin, directory: Path | None) -> TokenizerTraining | To
     """What text is encoded with: the tokenizer of the model to go on from, a saved one, or one to be trained."""
     if directory is not None:
         return Tokenizer.load(directory)
-    if origin.tokenizer in ("wordpiece", "bpe", "char"):
-        return TokenizerTraining(origin.tokenizer, origin.vocabulary_size)  # type: ignore[arg-type]
-    saved = Path(origin.tokenizer)
+    return find_tokenizer(origin.tokenizer, origin.vocabulary_size)
+
+
+def find_tokenizer(tokenizer: str, vocabulary_size: int) -> TokenizerTraining | Tokenizer:
+    """What `--tokenizer` and `--vocabulary-size` ask for; a UserError where there is no such."""
+    if tokenizer in ("wordpiece", "bpe", "char"):
+        return TokenizerTraining(tokenizer, vocabulary_size)  # type: ignore[arg-type]
+    saved = Path(tokenizer)
     if not saved.is_dir():
         raise UserError(
-            f"--tokenizer is {origin.tokenizer!r}, and must be wordpiece, bpe, char, or the directory of a tokenizer"
+            f"--tokenizer is {tokenizer!r}, and must be wordpiece, bpe, char, or the directory of a tokenizer"
         )
     return Tokenizer.load(saved)

@@ -75,7 +75,7 @@ class Records(keras.callbacks.Callback):
         judged = self.job.judged_by
         figure = "" if judged == "validation_loss" else f"  {judged.removeprefix('validation_')} {row[judged]:.4f}"
         self.console.print(
-            f"step {journal.step}/{self.steps}  loss {row['loss']:.4f}  validation {validation_loss:.4f}{figure}"
+            f"step {journal.step}/{self.steps}  loss {row['loss']:.4f}  validation {row['validation_loss']:.4f}{figure}"
             f"{' (best)' if best else ''}  {row[speed]:,} {self.job.unit}/s  {row['seconds']:.0f} s",
             highlight=False,
             soft_wrap=True,

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from recipes.reports.markdown import cell
 from zoo.files import whole_file, write_text
 
 MOST_MISTAKES = 50
 MOST_CLASSES = 40  # that are drawn; of more, those that are confused most
-LONGEST_TEXT = 300  # characters
 
 
 def classification_figures(targets: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
@@ -24,8 +24,8 @@ def classification_figures(targets: np.ndarray, probabilities: np.ndarray) -> di
 
     found = probabilities.argmax(axis=1)
     return {
-        "validation_accuracy": float(accuracy_score(targets, found)),
-        "validation_macro_f1": float(f1_score(targets, found, average="macro", zero_division=0.0)),
+        "accuracy": float(accuracy_score(targets, found)),
+        "macro_f1": float(f1_score(targets, found, average="macro", zero_division=0.0)),
     }
 
 
@@ -51,8 +51,8 @@ def write_classification(
     wrong = np.flatnonzero(found != targets)
     surest = wrong[np.argsort(-probabilities[wrong, found[wrong]], kind="stable")][:MOST_MISTAKES]
     rows = [
-        f"| {probabilities[row, found[row]]:.2f} | {_cell(labels[found[row]])} | {_cell(labels[targets[row]])} "
-        f"| {_cell(text(int(row)))} |"
+        f"| {probabilities[row, found[row]]:.2f} | {cell(labels[found[row]])} | {cell(labels[targets[row]])} "
+        f"| {cell(text(int(row)))} |"
         for row in surest
     ]
     lines = [
@@ -95,9 +95,3 @@ def _draw(path: Path, matrix: np.ndarray, labels: Sequence[str]) -> None:
     figure.colorbar(image, ax=axes, shrink=0.6, label="share of the row")
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=130)
-
-
-def _cell(text: str) -> str:
-    """A text as the cell of a table of Markdown."""
-    flat = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-    return flat if len(flat) <= LONGEST_TEXT else f"{flat[: LONGEST_TEXT - 1]}…"

@@ -110,9 +110,9 @@ def test_kills_with_everything_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     def tune(run: Path) -> list[str]:
         options = (
-            f"--from {base} --adapt lora --lora-rank 2 --lora-dropout 0.1 --ema 0.9 --precision float16 --accumulate 2 --recompute "
-            "--batch-size 8 --learning-rate 1e-2 --warmup-steps 5 --dropout 0.1 --steps 60 --evaluate-every 15 "
-            "--save-every 2 --sample-tokens 4 --no-xla"
+            f"--from {base} --adapt lora --lora-rank 2 --lora-dropout 0.1 --ema 0.9 --precision float16 --accumulate 2 "
+            "--recompute --batch-size 8 --learning-rate 1e-2 --warmup-steps 5 --dropout 0.1 --steps 60 "
+            "--evaluate-every 15 --save-every 2 --sample-tokens 4 --no-xla"
         )
         return ["train", "gpt-pretrain", "--data", str(text), "--out", str(run), *options.split()]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,20 +67,20 @@ def outcome(run: Path, steps: int = STEPS) -> dict[str, Any]:
     """All that a run ends with, but for the times and the speeds."""
 
     def timeless(row: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in row.items() if name not in ("seconds", "tokens_per_second")}
+        return {name: value for name, value in row.items() if name.rpartition("_")[2] not in ("seconds", "second")}
 
     last = run / "checkpoints" / f"step-{steps:08}"
     state = json.loads((last / "state.json").read_text())
     state |= {"seconds": None, "rows": [timeless(row) for row in state["rows"]], "best": timeless(state["best"])}
-    varying = ("| seconds |", "| tokens a second |", "| out |")
-    summary = (run / "summary.md").read_text().splitlines()
+    varying = re.compile(r"\| (seconds|[a-z]+ a second|ms for .*|out) \|")
+    summary, samples = (run / "summary.md").read_text().splitlines(), run / "samples.txt"
     return {
         "weights": arrays(last / "weights.safetensors"),
         "optimizer": arrays(last / "optimizer.safetensors"),
         "state": state,
         "metrics": [timeless(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()],
-        "samples": (run / "samples.txt").read_text(),
-        "summary": [line for line in summary if not line.startswith(varying)],
+        "samples": samples.read_text() if samples.exists() else "",
+        "summary": [line for line in summary if not varying.match(line)],
         "model": arrays(run / "model" / "model.safetensors"),
         "hidden": sorted(path.name for path in run.rglob(".*")),
     }

@@ -92,7 +92,7 @@ def test_train_mistakes_leave_nothing_behind(capsys, tmp_path, text_file):
     assert "--stepz" in train(text_file, "--stepz", "3")
     assert "--max-length" in train(text_file, "--max-length", "0")
     assert "tokenizer" in train(text_file, "--tokenizer", "words")
-    assert "use a bpe or char tokenizer" in train(text_file, "--tokenizer", "wordpiece")
+    assert "give --tokenizer bpe or char" in train(text_file, "--tokenizer", "wordpiece")
     assert "--width is 33, and must be a multiple of" in train(text_file, "--width", "33")
     assert "a bert model" in train(text_file, "--preset", "bert-nano")
     assert "give one with --from" in train(text_file, "--adapt", "lora")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.data.batches import TrainingBatches, ValidationBatches, windows
+from recipes.data.batches import TrainingBatches, ValidationBatches, WindowBatch, windows
 from zoo.errors import UserError
 
 SIZES = {"count": st.integers(2, 200), "length": st.integers(1, 20), "batch_size": st.integers(1, 9)}
@@ -64,7 +64,9 @@ def test_epochs_differ_in_order_and_phase_and_seeds_too() -> None:
     starts = [pair(batches.batch(epoch))[0][:, 0] for epoch in range(40)]
     assert len({tuple(start) for start in starts}) == 40
     assert {int(start[0]) % 8 for start in starts} == set(range(8))
-    assert not np.array_equal(TrainingBatches(ascending(1009), 8, 125, seed=1).batch(0)[0]["token_ids"][:, 0], starts[0])
+    assert not np.array_equal(
+        TrainingBatches(ascending(1009), 8, 125, seed=1).batch(0)[0]["token_ids"][:, 0], starts[0]
+    )
     assert all(not np.array_equal(start, np.sort(start)) for start in starts)
 
 
@@ -125,3 +127,23 @@ def test_validation_takes_all_windows_where_they_fit() -> None:
     assert np.concatenate([pair(batches.batch(step))[0] for step in range(2)]).ravel().tolist() == list(range(40))
     few = ValidationBatches(ascending(16), 5, 4)
     assert (few.num_batches, few.batch_size) == (1, 3)
+
+
+@quick
+@given(st.lists(st.integers(0, 3), min_size=13, max_size=60), st.integers(1, 12), st.integers(0, 3))
+def test_a_separator_is_the_first_token_of_the_document_behind_it(ids: list[int], length: int, step: int) -> None:
+    """By hand: a token's document is told by how many separators, 0 here, are at or before it in the window."""
+    tokens, form = np.array(ids, np.uint16), WindowBatch("sequence", separator=0)
+    for batches in (TrainingBatches(tokens, length, 2, 0, form), ValidationBatches(tokens, length, 2, form=form)):
+        step = step if batches.num_batches is None else 0
+        inputs, labels = batches.batch(step)
+        plain = type(batches)(tokens, length, 2, *([0] if batches.num_batches is None else [])).batch(step)
+        assert (list(inputs), list(labels)) == (["token_ids", "document_ids"], ["sequence"])
+        assert np.array_equal(inputs["token_ids"], plain[0]["token_ids"])
+        assert np.array_equal(labels["sequence"], plain[1]["logits"])
+        for row, documents in zip(inputs["token_ids"], inputs["document_ids"], strict=True):
+            assert documents.tolist() == [row[: place + 1].tolist().count(0) for place in range(length)]
+        for stated, made in zip(batches.element, (inputs, labels), strict=True):
+            assert {name: (spec.shape, spec.dtype) for name, spec in stated.items()} == {
+                name: (array.shape, array.dtype.name) for name, array in made.items()
+            }

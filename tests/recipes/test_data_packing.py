@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from recipes.data import packing
+from recipes.data import packing, tokens
 from recipes.data.packing import TokenizerTraining, pack
 from recipes.data.text import open_corpus
 from zoo.errors import UserError
@@ -54,7 +56,100 @@ def test_each_document_is_encoded_as_a_whole_with_end_of_text_behind(
             expected += [*packed.tokenizer.encode(text), packed.tokenizer.end_of_text]
         assert packed.tokens(split).tolist() == expected
         assert getattr(packed, split).tokens == len(expected)
-        assert getattr(packed, split).bytes == sum(len(TEXTS[document.name].encode()) for document in documents)
+        texts = [TEXTS[document.name].removeprefix("\ufeff") for document in documents]
+        assert getattr(packed, split).bytes == sum(len(text.encode()) for text in texts)
+
+
+@pytest.mark.parametrize("training", [CHARACTERS, TokenizerTraining("wordpiece", 200)], ids=["char", "wordpiece"])
+def test_each_row_of_a_table_is_encoded_as_a_document(
+    folder: Path, tmp_path: Path, training: TokenizerTraining
+) -> None:
+    rows = [f"row {number}: it was\n the best of times " * (number % 3 + 1) for number in range(50)]
+    lines = [json.dumps({"id": number, "body": text}) for number, text in enumerate(rows)]
+    lines.insert(7, "{")
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+
+    def encoded(texts: list[str]) -> list[int]:
+        return [number for text in texts for number in (*packed.tokenizer.encode(text), packed.tokenizer.separator_id)]
+
+    # By itself it is split by its rows, of which the corrupt one is the eighth,
+    packed = pack(open_corpus(folder / "rows.jsonl", validation_fraction=0.2), training, tmp_path / "cache")
+    for split, part in (("train", rows[:39]), ("validation", rows[39:])):
+        assert packed.tokens(split).tolist() == encoded(part)
+        assert getattr(packed, split).bytes == sum(map(len, part))
+    # and among others it is one of them.
+    corpus = open_corpus(folder, validation_fraction=0.3)
+    packed = pack(corpus, training, tmp_path / "cache")
+    everything = {**{name: [text.removeprefix("\ufeff")] for name, text in TEXTS.items()}, "rows.jsonl": rows}
+    for split, documents in (("train", corpus.train), ("validation", corpus.validation)):
+        texts = [text for document in documents for text in everything[document.name]]
+        assert packed.tokens(split).tolist() == encoded(texts)
+        assert getattr(packed, split).bytes == len("".join(texts).encode())
+
+
+def test_other_columns_and_other_rows_have_other_keys(tmp_path: Path) -> None:
+    path, cache = tmp_path / "a.csv", tmp_path / "cache"
+    path.write_text("text,title\n" + "one,two\n" * 9)
+    keys = {
+        pack(open_corpus(path), CHARACTERS, cache).directory,
+        pack(open_corpus(path, text_column="title"), CHARACTERS, cache).directory,
+        pack(open_corpus(path, validation_fraction=0.3), CHARACTERS, cache).directory,
+    }
+    assert len(keys) == 3
+
+
+def test_few_rows_are_left_out_aloud_and_many_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("{\n" * 5 + '{"text": "good"}\n' * 95)
+    with caplog.at_level(logging.WARNING, "zoo"):
+        pack(open_corpus(path), CHARACTERS, tmp_path / "cache")
+    (record,) = caplog.records
+    assert "left out: 5 of 100 rows (5.0%) cannot be used: invalid JSON (5)" in record.getMessage()
+    path.write_text("{\n" * 6 + '{"text": "good"}\n' * 94)
+    with pytest.raises(UserError, match=r"6 of 100 rows \(6.0%\) cannot be used.*correct the data"):
+        pack(open_corpus(path), CHARACTERS, tmp_path / "other")
+    assert [each.suffix for each in (tmp_path / "other").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("name", ["b.txt", "b.jsonl"])
+@pytest.mark.parametrize("when", ["while a vocabulary is trained", "before the ids are written", "while they are"])
+def test_a_file_that_changes_meanwhile_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, when: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("some text " * 120_000)
+    victim = tmp_path / "data" / name
+    victim.write_text("more of it\n" * 10 if name == "b.txt" else '{"text": "more of it"}\n' * 10)
+    (tmp_path / "held_out.txt").write_text("held out")
+    corpus = open_corpus(tmp_path / "data", tmp_path / "held_out.txt")
+    read, write, encode = packing.read_documents, packing.write_tokens, tokens.encode_stream
+
+    def read_and_change(*arguments: Any) -> Iterator[str]:
+        for place, chunk in enumerate(read(*arguments)):
+            if place == 1:
+                victim.unlink(missing_ok=True)
+            yield chunk
+
+    def change_and_write(*arguments: Any) -> object:
+        victim.write_bytes(victim.read_bytes() + b"\n")
+        return write(*arguments)
+
+    def encode_and_change(*arguments: Any) -> Iterator[np.ndarray]:
+        for ids in encode(*arguments):
+            victim.write_bytes(victim.read_bytes()[:-10])
+            yield ids
+
+    if when == "while a vocabulary is trained":
+        monkeypatch.setattr(packing, "read_documents", read_and_change)
+    elif when == "before the ids are written":
+        monkeypatch.setattr(packing, "write_tokens", change_and_write)
+    else:
+        monkeypatch.setattr(tokens, "encode_stream", encode_and_change)
+    for training in (TokenizerTraining("bpe", 300), TokenizerTraining("wordpiece", 200), CHARACTERS):
+        with pytest.raises(UserError, match=rf"{name} was (changed since|there and is not any more)") as error:
+            pack(corpus, training, tmp_path / "cache")
+        assert "\n" not in str(error.value)
+        assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock"}
 
 
 def test_the_parts_of_one_document_have_no_end_of_text(folder: Path, tmp_path: Path) -> None:
@@ -212,7 +307,7 @@ def test_an_interrupted_packing_leaves_nothing(folder: Path, tmp_path: Path, mon
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(packing, "_entropy", interrupt)
+    monkeypatch.setattr(packing, "entropy", interrupt)
     with pytest.raises(KeyboardInterrupt):
         pack(open_corpus(folder), CHARACTERS, tmp_path / "cache")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
@@ -268,10 +363,10 @@ def test_a_long_line_is_packed_in_bounded_memory(tmp_path: Path) -> None:
 def test_progress_is_logged(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "PROGRESS_SECONDS", -1.0)
+    monkeypatch.setattr(tokens, "PROGRESS_SECONDS", -1.0)
     with caplog.at_level(logging.INFO, "zoo"):
         pack(open_corpus(folder), CHARACTERS, tmp_path / "cache")
-    assert "tokenizing: 0 of 0 MB" in caplog.text
+    assert "tokenizing: 0 of 0 MB, 0 s left" in caplog.text
 
 
 def test_of_a_large_corpus_a_part_trains_the_vocabulary(

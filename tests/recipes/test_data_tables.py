@@ -209,8 +209,7 @@ SQUAD = {
                             "id": "q2",
                             "question": "When does it freeze?",
                             "is_impossible": True,
-                            "answers": [],
-                            "plausible_answers": [{"text": "100 °C", "answer_start": 15}],
+                            "answers": [{"text": "100 °C", "answer_start": 15}],
                         },
                     ],
                 },
@@ -310,11 +309,13 @@ def test_conll(put: Put) -> None:
 
 
 def test_conll_with_tabs(put: Put) -> None:
-    path = put("a.conll", "\ufeff@paul\tO\nEmpire State\tB-location\n\t\n日本\tB-location \n")
-    assert read(path) == [
+    path = put("a.conll", "\ufeff@paul\tO\nEmpire State\tB-location\n\t\n日本\tB-location \n\u00a0\tO\n")
+    rows, problems = read_with_problems(path)
+    assert rows == [
         {"tokens": ["@paul", "Empire State"], "tags": ["O", "B-location"]},
-        {"tokens": ["日本"], "tags": ["B-location"]},
+        {"tokens": ["日本", "\u00a0"], "tags": ["B-location", "O"]},
     ]
+    assert (problems.unusable, problems.where) == (0, f"{path}:4")
 
 
 def test_a_sentence_with_a_corrupt_line_is_passed_over(put: Put) -> None:
@@ -424,6 +425,9 @@ def test_what_is_missing_or_no_file_is_refused(put: Put, tmp_path: Path, monkeyp
     assert_refused(lambda: open_table(tmp_path / "a.csv"), "a.csv does not exist", ".csv")
     os.mkfifo(tmp_path / "a.csv")
     assert_refused(lambda: open_table(tmp_path / "a.csv"), "a.csv is not a regular file")
+    (tmp_path / "texts" / "label").mkdir(parents=True)
+    os.mkfifo(tmp_path / "texts" / "label" / "a.txt")
+    assert_refused(lambda: open_table(tmp_path / "texts"), "a.txt is not a regular file")
     (tmp_path / "loop").symlink_to("loop")
     assert_refused(lambda: open_table(tmp_path / "loop"), "loop cannot be read")
     path = put("b.csv", "a,b\n1,2\n")
@@ -617,6 +621,9 @@ def test_the_time_of_a_change_is_enough_and_so_is_one_of_several_files(put: Put,
     put("2.csv", "a,b\n3,4\n")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert_refused(lambda: list(rows), str(path), "changed since it was opened")
+    rows = read_some(open_table(path))
+    path.unlink()
+    assert_refused(lambda: list(rows), str(path), "not any more")
 
 
 def test_a_change_is_told_rather_than_the_damage_that_it_did(put: Put) -> None:
@@ -733,5 +740,5 @@ def test_a_column_that_cannot_be_guessed(table: Table, put: Put) -> None:
     assert_refused(lambda: choose_column(table, "label", None, ["text"], taken=table.columns), "--label-column")
     names = ",".join(f'"{number}\nx"' for number in range(1000))
     wide = open_table(put("wide.csv", f"{names}\n{names}\n"))
-    assert_refused(lambda: choose_column(wide, "text", None, []), r"'0\nx'", "and 980 more")
+    assert_refused(lambda: choose_column(wide, "text", None, []), r"'0\nx'", r"'19\nx' and 980 more")
     assert_refused(lambda: choose_column(wide, "text", "9\nx9", []), "and 980 more", "did you mean")

@@ -1,17 +1,25 @@
 """Reading text: what is found, what is refused and why, how it is split, and that nothing is read whole."""
 
+import csv
+import io
+import json
 import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+import pyarrow
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
-from recipes.data import text as text_module
-from recipes.data.text import Corpus, Document, Reading, open_corpus
+from recipes.data import documents as documents_module
+from recipes.data.documents import Document, Reading, TextDocument, read_documents
+from recipes.data.inspection import FoundFile
+from recipes.data.text import Corpus, find_documents, first_text, open_corpus
 from zoo.errors import UserError
 
 
@@ -112,9 +120,9 @@ def test_latin1_is_read_with_replacements(tmp_path: Path) -> None:
     assert "for\ufffdt" in content(corpus.train) + content(corpus.validation)
 
 
-def whole(path: Path) -> Document:
+def whole(path: Path) -> TextDocument:
     size = path.stat().st_size
-    return Document(path, path.name, size, 0, 0, size)
+    return TextDocument(FoundFile(path, size, 0), path.name, 0, size)
 
 
 @settings(max_examples=200, deadline=None, database=None)
@@ -127,7 +135,7 @@ def test_chunks_are_the_text_whatever_their_size(
     path = put(tmp_path_factory.mktemp("data") / "a.txt", data)
     reading = Reading()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_module, "CHUNK_BYTES", chunk)
+        patch.setattr(documents_module, "CHUNK_BYTES", chunk)
         text = "".join(whole(path).chunks(reading))
     assert text == data.removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
     assert reading.bytes == len(data.removeprefix(b"\xef\xbb\xbf"))
@@ -158,8 +166,7 @@ def test_one_document_is_split_by_position_where_nanogpt_splits(tmp_path: Path) 
     # https://github.com/karpathy/nanoGPT/blob/master/data/shakespeare_char/prepare.py
     n = len(data)
     assert (content(corpus.train), content(corpus.validation)) == (data[: int(n * 0.9)], data[int(n * 0.9) :])
-    assert not corpus.train[0].is_whole
-    assert not corpus.validation[0].is_whole
+    assert not any(document.part["closed"] for document in (*corpus.train, *corpus.validation))
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.25, 0.5, 0.9])
@@ -185,7 +192,7 @@ def test_several_documents_are_split_by_document(tmp_path: Path) -> None:
     assert sorted(train + validation) == [f"{number:02}.txt" for number in range(100)]
     share = sum(document.bytes for document in corpus.validation) / sum(50 + number for number in range(100))
     assert 0.19 < share <= 0.2
-    assert all(document.is_whole for document in (*corpus.train, *corpus.validation))
+    assert all(document.part["closed"] for document in (*corpus.train, *corpus.validation))
     assert validation != sorted(train + validation)[: len(validation)]
     assert validation != sorted(train + validation)[-len(validation) :]
     # Names alone decide: another folder, other times, another order of creation.
@@ -207,7 +214,7 @@ def test_validation_data_of_its_own(tmp_path: Path) -> None:
     train, validation = put(tmp_path / "t" / "a.txt", "train"), put(tmp_path / "v" / "b.txt", "validation")
     corpus = open_corpus(train, validation_path=validation.parent)
     assert (content(corpus.train), content(corpus.validation)) == ("train", "validation")
-    assert corpus.train[0].is_whole
+    assert corpus.train[0].part["closed"]
     assert_refused(tmp_path, "b.txt", "both", validation_path=validation)
     assert_refused(train, "does not exist", validation_path=tmp_path / "missing")
 
@@ -215,6 +222,211 @@ def test_validation_data_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
 def test_fractions_that_are_none_are_refused(tmp_path: Path, fraction: float) -> None:
     assert_refused(put(tmp_path / "a.txt", "text"), "between 0 and 1", validation_fraction=fraction)
+
+
+# --- tables: each row is a text
+
+ROWS = ["first", "second, with a comma", "third\nof two lines", 'fourth "quoted"', "fünfter 日本語 😀"]
+
+
+def table(path: Path, texts: list[str], column: str = "text") -> Path:
+    """A table with these texts, in the format that its suffix says, and another column before them."""
+    rows = [{"number": number, column: text} for number, text in enumerate(texts)]
+    if path.suffix == ".parquet":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=2)
+        return path
+    if path.suffix in (".csv", ".tsv"):
+        written = io.StringIO(newline="")
+        writer = csv.DictWriter(written, rows[0], delimiter="," if path.suffix == ".csv" else "\t")
+        writer.writeheader()
+        writer.writerows(rows)
+        return put(path, written.getvalue())
+    return put(path, "".join(json.dumps(row, ensure_ascii=number % 2 > 0) + "\n" for number, row in enumerate(rows)))
+
+
+def texts(documents: Iterable[Document]) -> list[str]:
+    """Each text by itself."""
+    found = "".join("".join(document.chunks(Reading(), "\0")) for document in documents)
+    assert found.endswith("\0") or not found
+    return found.split("\0")[:-1]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "ndjson", "csv", "tsv", "parquet", "JSONL"])
+def test_each_row_of_a_table_is_a_text(tmp_path: Path, suffix: str) -> None:
+    path = table(tmp_path / f"a.{suffix}", ROWS)
+    reading = Reading()
+    (document,) = find_documents(path)
+    assert "".join(document.chunks(reading)) == "".join(ROWS)
+    assert reading.bytes == len("".join(ROWS).encode())
+    assert reading.done == document.bytes == path.stat().st_size
+    assert (reading.problems.seen, reading.problems.unusable) == (5, 0)
+    # The last part of the rows is held out where it stands alone.
+    for fraction, train in ((0.1, 4), (0.2, 4), (0.4, 3), (0.7, 1), (0.9, 0)):
+        corpus = open_corpus(path, validation_fraction=fraction)
+        assert (texts(corpus.train), texts(corpus.validation)) == (ROWS[:train], ROWS[train:])
+    assert first_text(path, 9) == "first\nsec"
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_parts_of_a_table_are_its_rows_once(tmp_path: Path, suffix: str) -> None:
+    rows = [f"row {number}\nof the table" for number in range(23)]
+    path = table(tmp_path / f"a.{suffix}", rows)
+    (document,) = find_documents(path)
+    for places in ([], [10], [0, 50, 50, 200], [1, 2, 3, document.bytes]):
+        parts = document.cut(places)
+        assert len(parts) == len(places) + 1
+        assert texts(parts) == rows
+    halves = document.cut([document.bytes // 2])
+    assert [len(texts([half])) for half in halves] == [11, 12]
+    assert sum(half.bytes for half in halves) == pytest.approx(document.bytes, abs=1)
+    assert texts(halves[1].cut([halves[1].bytes // 4 + 2])[:1]) == rows[11:14]
+    train, _ = document.split(0.5)
+    assert texts(train.cut([train.bytes // 2])) == rows[:11]
+
+
+def test_tables_and_texts_stand_together_each_whole(tmp_path: Path) -> None:
+    put(tmp_path / "a.txt", "a text")
+    table(tmp_path / "b.jsonl", ROWS)
+    table(tmp_path / "sub" / "c.parquet", ["one", "two"])
+    table(tmp_path / "d.csv", ["three"] * 9, column="Body")
+    put(tmp_path / "e.json", '[{"text": "not to be read"}]')
+    assert [document.name for document in find_documents(tmp_path)] == ["a.txt", "b.jsonl", "d.csv", "sub/c.parquet"]
+    everything = sorted(["a text", *ROWS, "one", "two", *["three"] * 9])
+    for fraction in (0.05, 0.3, 0.9):
+        corpus = open_corpus(tmp_path, validation_fraction=fraction)
+        assert len(corpus.train) + len(corpus.validation) == 4
+        assert sorted(texts(corpus.train) + texts(corpus.validation)) == everything
+        assert corpus.train
+        assert corpus.validation
+
+
+def test_the_column_is_guessed_or_given(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(9):
+        put(tmp_path / "many" / f"{number}.jsonl", '{"title": "no", "content": "yes"}\n' * 3)
+    with caplog.at_level(logging.INFO, "zoo"):
+        assert set(texts(find_documents(tmp_path / "many"))) == {"yes"}
+    assert [record.getMessage() for record in caplog.records] == [
+        "text column: 'content' (columns: 'title', 'content')"
+    ]
+    assert set(texts(open_corpus(tmp_path / "many", text_column="title").train)) == {"no"}
+    unclear = put(tmp_path / "unclear.csv", "first,second\n1,2\n")
+    assert_refused(unclear, str(unclear), "--text-column", "'first', 'second'")
+    assert_refused(unclear, "--text-column is 'third'", text_column="third")
+    assert texts(open_corpus(unclear, validation_fraction=0.5, text_column="first").validation) == ["1"]
+    assert_refused(put(tmp_path / "a.txt", "text"), "--text-column", "no table", text_column="text")
+    # Among others it is left out, aloud.
+    put(tmp_path / "mixed" / "metadata.csv", "first,second\n1,2\n")
+    assert_refused(tmp_path / "mixed", "no usable text in 1 files", "metadata.csv", "--text-column")
+    put(tmp_path / "mixed" / "a.txt", "text")
+    caplog.clear()
+    assert texts(find_documents(tmp_path / "mixed")) == ["text"]
+    assert "left out: " in caplog.text
+    assert "metadata.csv does not show which column is the text" in caplog.text
+
+
+def test_rows_without_text_are_problems(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = ['{"text": "good"}', '{"text": " "}', '{"text": 3}', '{"text": null}', '{"text"', '{"text": "good"}']
+    path = put(tmp_path / "a.jsonl", "\n".join([*rows, ""]))
+    reading = Reading()
+    (document,) = find_documents(path)
+    assert list(document.chunks(reading, "|")) == ["good", "|", "good", "|"]
+    assert (reading.problems.seen, reading.problems.reasons) == (6, {"no text": 3, "invalid JSON": 1})
+    reading.warn()
+    assert "left out: 4 of 6 rows (66.7%)" in caplog.text
+    assert f"{path}:2: no text" in caplog.text
+    # A part sees its own rows alone.
+    reading = Reading()
+    assert list(document.cut([document.bytes // 2 + 1])[1].chunks(reading)) == ["good"]
+    assert (reading.problems.seen, reading.problems.unusable) == (3, 2)
+
+
+# --- several paths
+
+
+def test_several_paths_are_read_in_their_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put(tmp_path / "one" / "a.txt", "a")
+    put(tmp_path / "one" / "b.txt", "b")
+    single = put(tmp_path / "c", "c")
+    rows = table(tmp_path / "d.jsonl", ["d"])
+    put(tmp_path / "other" / "a.txt", "e")
+    paths = [tmp_path / "other", rows, single, tmp_path / "one"]
+    found = find_documents(paths)
+    assert texts(found) == ["e", "d", "c", "a", "b"]
+    assert [document.name for document in found] == ["other/a.txt", "d.jsonl", "c", "one/a.txt", "one/b.txt"]
+    corpus = open_corpus(paths, validation_fraction=0.3)
+    assert sorted(texts(corpus.train) + texts(corpus.validation)) == ["a", "b", "c", "d", "e"]
+    # Nothing is read twice, else it could be on both sides.
+    assert texts(find_documents([*paths, tmp_path / "one" / "b.txt"])) == ["e", "d", "c", "a", "b"]
+    assert f"{tmp_path}/one/b.txt is the same file as {tmp_path}/one/b.txt, which is read already" in caplog.text
+    (tmp_path / "link.txt").symlink_to(single)
+    assert texts(find_documents([single, tmp_path / "link.txt"])) == ["c"]
+    missing = [tmp_path / "one", tmp_path / "nowhere"]
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        find_documents(missing)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty holds no text files"):
+        find_documents([single, tmp_path / "empty"])
+    with pytest.raises(UserError, match="no data is given"):
+        find_documents([])
+
+
+def test_a_link_to_a_table_is_read_as_the_table(tmp_path: Path) -> None:
+    """As a hub's cache has them: by a name without a suffix."""
+    blob = table(tmp_path / "a.jsonl", ROWS).rename(tmp_path / "0123456789abcdef")
+    (tmp_path / "train.jsonl").symlink_to(blob)
+    corpus = open_corpus(tmp_path / "train.jsonl", validation_fraction=0.4)
+    assert texts(corpus.train) == ROWS[:3]
+
+
+def test_what_was_prepared_is_not_read_as_text(tmp_path: Path) -> None:
+    put(tmp_path / "data" / "a.txt", "text")
+    put(tmp_path / "data" / "shards" / "plan.json", "{}")
+    put(tmp_path / "data" / "shards" / "vocab.txt", "[PAD]")
+    assert names(tuple(find_documents(tmp_path / "data"))) == ["a.txt"]
+    assert_refused(tmp_path / "data" / "shards", "was prepared for training already")
+
+
+# --- what changes while it is read
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("longer", "was changed since"),
+        ("shorter", "was changed since"),
+        ("as long", "was changed since"),
+        ("gone", "is not any more"),
+        ("unreadable", "cannot be read: Permission denied"),
+    ],
+)
+def test_a_file_that_changes_is_told_of(
+    tmp_path: Path, name: str, how: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(tmp_path / name, "some text " * 200_000) if name == "a.txt" else table(tmp_path / name, ["text"] * 3000)
+    before = path.read_bytes()
+    stream = read_documents(find_documents(path), Reading(), "|")
+    if how != "unreadable":
+        next(stream)
+    if how == "gone":
+        path.unlink()
+    elif how == "unreadable":
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(Path, "open", refuse)
+        monkeypatch.setattr(parquet, "ParquetFile", refuse)
+    else:
+        path.write_bytes({"longer": before + b"x", "shorter": before[:-9], "as long": before}[how])
+        os.utime(path, ns=(0, 1))
+    with pytest.raises(UserError) as error:
+        list(stream)
+    message = str(error.value)
+    assert "\n" not in message
+    assert str(path) in message
+    assert words in message or (name == "a.parquet" and how == "unreadable" and "Permission denied" in message)
 
 
 def test_a_large_file_is_never_read_whole(tmp_path: Path) -> None:

@@ -139,6 +139,56 @@ def test_bpe_bfloat16_and_going_on_from_a_model(text_file, tmp_path):
     assert zoo.load(tmp_path / "on").tokenizer.same_as(model.tokenizer)
 
 
+def test_separate_documents_are_predicted_from_themselves_alone(tmp_path):
+    """The validation loss is that of each document of each window alone, its separator before it."""
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"{number:02}.txt").write_text(f"The model number {number} reads.\n" * (1 + number % 3))
+    settings = {"steps": 6, "batch_size": 5, "sample_tokens": 0, "separate_documents": True, "dropout": 0.1}
+    summary = train_gpt(tiny(folder, tmp_path / "run", evaluate_every=6, **settings))
+
+    model = zoo.load(tmp_path / "run")
+    tokenizer, length = model.tokenizer, 32
+    ids: list[int] = []
+    for document in open_corpus(folder).validation:
+        ids += [*tokenizer.encode(document.path.read_text()), tokenizer.end_of_text]
+    losses, borders = [], 0
+    for start in range(0, len(ids) - length, length):
+        window, targets = ids[start : start + length], ids[start + 1 : start + length + 1]
+        firsts = [0, *(place for place in range(1, length) if window[place] == tokenizer.end_of_text)]
+        borders += len(firsts) - 1
+        for first, end in zip(firsts, [*firsts[1:], length], strict=True):
+            logits = model({"token_ids": np.array([window[first:end]])})["logits"].numpy()[0].astype("float64")
+            right = logits[np.arange(end - first), targets[first:end]]
+            losses += list(np.log(np.exp(logits).sum(-1)) - right)
+    per_batch = 5 * length
+    assert borders > 5
+    assert len(losses) >= per_batch and len(losses) % per_batch == 0  # full batches, so nothing is left out
+    assert summary["validation_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_a_loss_by_parts_makes_the_same_run(text_file, tmp_path):
+    """From the logits of ten tokens at a time, of 256, and in two micro-batches."""
+    options = {"steps": 4, "evaluate_every": 2, "learning_rate": 1e-3, "sample_tokens": 3, "accumulate": 2}
+    train_gpt(tiny(text_file, tmp_path / "whole", **options))
+    size = zoo.load(tmp_path / "whole").config.vocabulary_size
+    train_gpt(tiny(text_file, tmp_path / "parts", logits_memory=10.5 * 4 * size / 1e6, **options))
+    whole, parts = rows(tmp_path / "whole"), rows(tmp_path / "parts")
+    for name in ("loss", "validation_loss"):
+        assert [row[name] for row in parts] == pytest.approx([row[name] for row in whole], rel=1e-5)
+    assert (tmp_path / "parts" / "samples.txt").read_text() == (tmp_path / "whole" / "samples.txt").read_text()
+
+
+def test_epochs_are_passes_over_the_windows(text_file, tmp_path):
+    settings = tiny(text_file, tmp_path / "run", max_length=256, batch_size=64, epochs=1.5, evaluate_every=None)
+    train_gpt(settings)
+    tokens = json.loads((tmp_path / "run" / "recipe.json").read_text())["facts"]["train_tokens"]
+    steps = math.ceil(1.5 * math.ceil((tokens - 256) // 256 / 64))
+    assert rows(tmp_path / "run")[-1]["step"] == steps
+    assert train_gpt(settings)["best_step"] == steps  # the same command finds it finished
+
+
 MIRRORED = """
 import sys
 import tensorflow as tf

@@ -214,14 +214,19 @@ def test_a_finished_run_tells_the_same_and_trains_nothing(
 
 
 def test_a_run_stopped_before_its_summary_gets_that_and_trains_nothing(
-    copy: Path, text_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    copy: Path,
+    text_file: Path,
+    uninterrupted: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(TrainingBatches, "batch", lambda *_: pytest.fail("it trains"))
-    before = content(copy)
+    before = content(copy / "checkpoints")
     (copy / "summary.md").unlink()
     go_on(text_file, copy)
     assert f"going on from step {STEPS}" in capsys.readouterr().err
-    assert content(copy) == before
+    assert content(copy / "checkpoints") == before
+    assert outcome(copy) == outcome(uninterrupted)
 
 
 def test_the_weights_do_not_hang_on_when_is_evaluated(copy: Path, text_file: Path, uninterrupted: Path) -> None:

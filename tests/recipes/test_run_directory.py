@@ -72,9 +72,11 @@ FREE = {
     "cluster": "slurm",
     "xla": False,
     "sample_tokens": 0,
+    "logits_memory": 1.0,
 }
 MATTER = {
     "steps": 40,
+    "epochs": 2.0,
     "batch_size": 64,
     "learning_rate": 2e-3,
     "warmup_steps": 3,
@@ -99,11 +101,13 @@ MATTER = {
     "preset": "gpt-nano",
     "width": 64,
     "depth": 3,
+    "neighbour_blocks": 1,
     "tokenizer": "char",
     "vocabulary_size": 300,
     "max_length": 7,
     "dropout": 0.5,
     "validation_fraction": 0.5,
+    "separate_documents": True,
 }
 
 

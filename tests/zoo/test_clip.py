@@ -12,8 +12,8 @@ import zoo
 from tests.zoo import reference
 from tests.zoo.reference import assert_close, inside, weights_of
 from zoo.clip import CLIPConfig
-from zoo.clip.loss import ContrastiveLoss
 from zoo.clip.model import CLIPDualEncoder
+from zoo.contrast import ContrastiveLoss
 from zoo.errors import UserError
 
 SMALL = CLIPConfig().replace(

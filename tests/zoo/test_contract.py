@@ -16,7 +16,7 @@ import tensorflow as tf
 import zoo
 from tests.zoo.reference import assert_close
 from zoo.huggingface import find_layout
-from zoo.model import Axis, ZooModel
+from zoo.model import Axis, TaskModel, ZooModel
 from zoo.registry import FAMILIES
 
 # One block: that several follow each other is the matter of `test_layers.py`, and most of the time here is tracing.
@@ -145,6 +145,24 @@ def test_the_tables_here_are_whole() -> None:
 
 
 # --- forward
+
+
+def test_the_vectors_stay_where_they_are_to_be_kept(model) -> None:
+    """Of every model that has a head over a backbone."""
+    if not isinstance(model, TaskModel):
+        assert not hasattr(model, "keeps_sequence")
+        return
+    inputs = draw(model)
+    assert not model.keeps_sequence
+    plain = model(inputs)
+    try:
+        model.keeps_sequence = True
+        outputs = model(inputs)
+    finally:
+        model.keeps_sequence = False
+    sequence = outputs.pop("sequence")
+    assert_same(outputs, plain)
+    np.testing.assert_array_equal(sequence, model.backbone(inputs)["sequence"])
 
 
 def test_the_outputs_are_those_stated(model) -> None:

@@ -16,6 +16,7 @@ from zoo.layers import (
     TransformerStack,
     dense,
     l2_normalize,
+    positions_in_documents,
 )
 from zoo.model import Axis, TaskModel, TensorSpec, ZooModel, token_specs
 
@@ -86,13 +87,18 @@ class BERTBackbone(ZooModel):
 
         Args:
             inputs: `token_ids` (batch, tokens); where there is padding `padding_mask`, 1 for real tokens; for pairs
-                `segment_ids`, which are 0 where not given; `positions` where they do not count up from 0;
-                `token_vectors` (batch, tokens, width) in place of what the table holds for `token_ids`.
+                `segment_ids`, which are 0 where not given; where several documents are packed into a sequence
+                `document_ids` (batch, tokens), a number for each: tokens see those of their own document alone, and
+                positions restart in each (`pooled` is that of the first); `positions` where they do not count up from
+                0; `token_vectors` (batch, tokens, width) in place of what the table holds for `token_ids`.
             return_weights: return the attention weights too.
         """
         token_ids = inputs["token_ids"]
         positions, segments = inputs.get("positions"), inputs.get("segment_ids")
-        if positions is None:
+        documents = inputs.get("document_ids")
+        if positions is None and documents is not None:
+            positions = positions_in_documents(documents)
+        elif positions is None:
             positions = ops.arange(ops.shape(token_ids)[1], dtype="int32")
         if segments is None:
             segments = ops.zeros_like(token_ids)
@@ -101,7 +107,11 @@ class BERTBackbone(ZooModel):
         x = vectors + self.segment_embedding(segments) + self.position_embedding(positions)
         x = self.dropout(self.embedding_norm(x), training=training)
         x = self.transformer(
-            x, padding_mask=inputs.get("padding_mask"), return_weights=return_weights, training=training
+            x,
+            padding_mask=inputs.get("padding_mask"),
+            document_ids=documents,
+            return_weights=return_weights,
+            training=training,
         )
         x, *extras = x if isinstance(x, tuple) else (x,)
         outputs = {"sequence": x}
@@ -150,7 +160,7 @@ class BERTMaskedLM(_BERTTask):
     ) -> dict[str, Any]:
         outputs = self.backbone(inputs, return_weights=return_weights, training=training)
         outputs.pop("pooled", None)
-        return {"logits": self.predict_tokens(outputs.pop("sequence"), inputs.get("masked_positions")), **outputs}
+        return {"logits": self.predict_tokens(self.take_sequence(outputs), inputs.get("masked_positions")), **outputs}
 
     def predict_tokens(self, sequence: Any, positions: Any) -> Any:
         """Vectors (batch, tokens, width) to logits, of the given positions (batch, masked) or of all."""
@@ -187,7 +197,7 @@ class BERTPretraining(BERTMaskedLM):
     ) -> dict[str, Any]:
         outputs = self.backbone(inputs, return_weights=return_weights, training=training)
         return {
-            "logits": self.predict_tokens(outputs.pop("sequence"), inputs.get("masked_positions")),
+            "logits": self.predict_tokens(self.take_sequence(outputs), inputs.get("masked_positions")),
             "next_sentence": self.next_sentence(outputs.pop("pooled")),
             **outputs,
         }
@@ -212,7 +222,7 @@ class BERTClassifier(_BERTTask):
         self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
     ) -> dict[str, Any]:
         outputs = self.backbone(inputs, return_weights=return_weights, training=training)
-        del outputs["sequence"]
+        self.take_sequence(outputs)
         return {"logits": self.classifier(self.dropout(outputs.pop("pooled"), training=training)), **outputs}
 
 
@@ -235,7 +245,7 @@ class BERTTagger(_BERTTask):
         self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
     ) -> dict[str, Any]:
         outputs = self.backbone(inputs, return_weights=return_weights, training=training)
-        return {"logits": self.classifier(self.dropout(outputs.pop("sequence"), training=training)), **outputs}
+        return {"logits": self.classifier(self.dropout(self.take_sequence(outputs), training=training)), **outputs}
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -256,7 +266,7 @@ class BERTAnswerer(_BERTTask):
         self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
     ) -> dict[str, Any]:
         outputs = self.backbone(inputs, return_weights=return_weights, training=training)
-        logits = self.span(outputs.pop("sequence"))  # (batch, tokens, 2)
+        logits = self.span(self.take_sequence(outputs))  # (batch, tokens, 2)
         return {"start_logits": logits[..., 0], "end_logits": logits[..., 1], **outputs}
 
 
@@ -283,7 +293,7 @@ class BERTEmbedder(_BERTTask):
     ) -> dict[str, Any]:
         outputs = self.backbone(inputs, return_weights=return_weights, training=training)
         outputs.pop("pooled", None)
-        pooled = self.pooling(outputs.pop("sequence"), padding_mask=inputs.get("padding_mask"))
+        pooled = self.pooling(self.take_sequence(outputs), padding_mask=inputs.get("padding_mask"))
         return {"embedding": l2_normalize(pooled) if self.config.normalize else pooled, **outputs}
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from keras import ops
 
 from zoo.clip.config import CLIPConfig
-from zoo.clip.loss import ContrastiveLoss
-from zoo.distribution import GlobalLoss, gather_rows
+from zoo.contrast import ContrastiveLoss, compare_pairs
+from zoo.distribution import GlobalLoss
 from zoo.gpt.model import GPTBackbone
 from zoo.layers import TokenPooling, dense, l2_normalize
 from zoo.model import TensorSpec, ZooModel
@@ -120,11 +120,7 @@ class CLIPDualEncoder(ZooModel):
     ) -> Any:
         """The contrastive loss over the pairs of a batch, which need no labels; a scalar. Under a distribution strategy
         every pair is compared with those of all replicas, and this is the part of this replica's pairs."""
-        images, texts = y_pred["image_embedding"], y_pred["text_embedding"]
-        all_images, first = gather_rows(images)
-        all_texts, _ = gather_rows(texts)
-        own = first + ops.arange(ops.shape(images)[0], dtype="int32")
-        logits = self.similarity(images, all_texts), self.similarity(texts, all_images)
+        own, logits = compare_pairs(y_pred["image_embedding"], y_pred["text_embedding"], self.similarity)
         return self.contrast(own, logits, sample_weight=sample_weight)
 
 

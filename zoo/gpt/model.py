@@ -7,7 +7,16 @@ import keras
 from keras import ops
 
 from zoo.gpt.config import GPTConfig
-from zoo.layers import Dropout, PositionEmbedding, TokenEmbedding, TokenPooling, TransformerStack, dense, l2_normalize
+from zoo.layers import (
+    Dropout,
+    PositionEmbedding,
+    TokenEmbedding,
+    TokenPooling,
+    TransformerStack,
+    dense,
+    l2_normalize,
+    positions_in_documents,
+)
 from zoo.layers.attention import Cache, empty_cache
 from zoo.model import TaskModel, TensorSpec, ZooModel, token_specs
 
@@ -71,16 +80,20 @@ class GPTBackbone(ZooModel):
 
         Args:
             inputs: `token_ids` (batch, tokens); where there is padding `padding_mask`, 1 for real tokens: (batch,
-                tokens), or over all slots of the cache where one is given; `positions` (batch, tokens) where they
-                do not count up from 0, or from `cache_index`; `token_vectors` (batch, tokens, width) in place of
-                what the table holds for `token_ids`.
+                tokens), or over all slots of the cache where one is given; where several documents are packed into
+                a sequence `document_ids` (batch, tokens), a number for each: tokens see those of their own document
+                alone, and positions restart in each; `positions` (batch, tokens) where they do not count up from 0,
+                or from `cache_index`; `token_vectors` (batch, tokens, width) in place of what the table holds for
+                `token_ids`.
             cache: one `zoo.layers.empty_cache` a block; see `MultiHeadAttention.call`.
             cache_index: int32 scalar, the slots filled so far.
             return_weights: return the attention weights too.
         """
         token_ids = inputs["token_ids"]
-        positions = inputs.get("positions")
-        if positions is None:
+        positions, documents = inputs.get("positions"), inputs.get("document_ids")
+        if positions is None and documents is not None:
+            positions = positions_in_documents(documents)
+        elif positions is None:
             positions = ops.arange(ops.shape(token_ids)[1], dtype="int32")
             positions = positions if cache_index is None else positions + cache_index
         vectors = inputs.get("token_vectors")
@@ -90,6 +103,7 @@ class GPTBackbone(ZooModel):
         x = self.transformer(
             x,
             padding_mask=inputs.get("padding_mask"),
+            document_ids=documents,
             cache=cache,
             cache_index=cache_index,
             return_weights=return_weights,
@@ -137,7 +151,7 @@ class GPTLanguageModel(TaskModel):
         outputs = self.backbone(
             inputs, cache=cache, cache_index=cache_index, return_weights=return_weights, training=training
         )
-        return {"logits": self.project(outputs.pop("sequence")), **outputs}
+        return {"logits": self.project(self.take_sequence(outputs)), **outputs}
 
     def project(self, sequence: Any) -> Any:
         """Vectors (..., width) to float32 logits (..., vocabulary_size)."""
@@ -168,7 +182,7 @@ class GPTClassifier(TaskModel):
         self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
     ) -> dict[str, Any]:
         outputs = self.backbone(inputs, return_weights=return_weights, training=training)
-        pooled = self.pooling(outputs.pop("sequence"), padding_mask=inputs.get("padding_mask"))
+        pooled = self.pooling(self.take_sequence(outputs), padding_mask=inputs.get("padding_mask"))
         return {"logits": self.classifier(pooled), **outputs}
 
 
@@ -194,5 +208,5 @@ class GPTEmbedder(TaskModel):
         self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
     ) -> dict[str, Any]:
         outputs = self.backbone(inputs, return_weights=return_weights, training=training)
-        pooled = self.pooling(outputs.pop("sequence"), padding_mask=inputs.get("padding_mask"))
+        pooled = self.pooling(self.take_sequence(outputs), padding_mask=inputs.get("padding_mask"))
         return {"embedding": l2_normalize(pooled) if self.config.normalize else pooled, **outputs}

@@ -2,6 +2,7 @@
 
 from zoo.layers.attention import MultiHeadAttention, empty_cache
 from zoo.layers.dense import Dense, LowRankAdapter, dense
+from zoo.layers.documents import positions_in_documents, same_document
 from zoo.layers.dropout import Dropout
 from zoo.layers.embeddings import (
     GridPositionEmbedding,
@@ -34,4 +35,6 @@ __all__ = [
     "empty_cache",
     "grid_interpolation",
     "l2_normalize",
+    "positions_in_documents",
+    "same_document",
 ]

@@ -6,10 +6,11 @@ import keras
 from keras import ops
 
 from zoo.layers.dense import dense
+from zoo.layers.documents import same_document
 from zoo.layers.dropout import Dropout
 
 # Added to the scores of keys that may not be seen. Finite, so that a row with no visible key stays finite (it
-# attends evenly), and two of them added up stay inside float32.
+# attends evenly), and three of them added up stay inside float32.
 HIDDEN = -1e9
 
 Cache = dict[str, Any]
@@ -84,6 +85,7 @@ class MultiHeadAttention(keras.layers.Layer):
         x: Any,
         context: Any = None,
         padding_mask: Any = None,
+        document_ids: Any = None,
         cache: Cache | None = None,
         cache_index: Any = None,
         return_weights: bool = False,
@@ -96,6 +98,8 @@ class MultiHeadAttention(keras.layers.Layer):
             context: (batch, context_tokens, width); cross attention only.
             padding_mask: (batch, keys), 1 for real tokens: over the context in cross attention, over all slots of
                 the cache where one is given, else over `x`.
+            document_ids: int32 (batch, tokens), a number for each document that is packed into a sequence: a token sees
+                those of its own alone. Self attention without a cache only.
             cache: as `empty_cache` makes it; `x` is appended to it at slot `cache_index`. Causal attention only.
             cache_index: int32 scalar, the number of slots filled before this call. The caller keeps
                 `cache_index + tokens` within the slots there are.
@@ -106,8 +110,8 @@ class MultiHeadAttention(keras.layers.Layer):
             the weights, as far as asked for.
 
         Raises:
-            ValueError: a context, or a cache, in the wrong kind of attention; a cache without its index or the other
-                way round.
+            ValueError: a context, a cache, or documents in the wrong kind of attention; a cache without its index or
+                the other way round.
         """
         if self.cross != (context is not None):
             raise ValueError("cross attention takes a context, and self attention takes none")
@@ -115,6 +119,8 @@ class MultiHeadAttention(keras.layers.Layer):
             raise ValueError("only causal attention can append to a cache: later tokens would change earlier ones")
         if (cache is None) != (cache_index is None):
             raise ValueError("a cache and the index of its first free slot go together")
+        if document_ids is not None and (self.cross or cache is not None):
+            raise ValueError("documents are told apart within one sequence: not over a context, nor over a cache")
         if self.cross:
             query = self._split_heads(self.query(x), 1)[0]
             key, value = self._split_heads(self.key_value(context), 2)
@@ -133,6 +139,8 @@ class MultiHeadAttention(keras.layers.Layer):
         if padding_mask is not None:
             visible = ops.expand_dims(ops.expand_dims(ops.cast(padding_mask, "float32"), 1), 1)
             scores = scores + (1.0 - visible) * HIDDEN  # (batch, 1, 1, keys)
+        if document_ids is not None:
+            scores = scores + ops.expand_dims(1.0 - same_document(document_ids), 1) * HIDDEN  # (batch, 1, tokens, keys)
         # Of a softmax over a single key Keras warns that it is always 1, as it is to be.
         weights = ops.softmax(scores) if scores.shape[-1] != 1 else ops.exp(scores - scores)
         dropped = self.dropout(ops.cast(weights, self.compute_dtype), training=training)

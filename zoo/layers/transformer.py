@@ -76,6 +76,7 @@ class TransformerBlock(keras.layers.Layer):
         self,
         x: Any,
         padding_mask: Any = None,
+        document_ids: Any = None,
         context: Any = None,
         context_mask: Any = None,
         cache: Cache | None = None,
@@ -94,6 +95,7 @@ class TransformerBlock(keras.layers.Layer):
             h = self.attention(
                 h,
                 padding_mask=padding_mask,
+                document_ids=document_ids,
                 cache=cache,
                 cache_index=cache_index,
                 return_weights=return_weights,
@@ -144,6 +146,7 @@ class TransformerStack(keras.layers.Layer):
         self,
         x: Any,
         padding_mask: Any = None,
+        document_ids: Any = None,
         context: Any = None,
         context_mask: Any = None,
         cache: tuple[Cache, ...] | None = None,
@@ -154,7 +157,13 @@ class TransformerStack(keras.layers.Layer):
         """As `TransformerBlock.call`, with a tuple over the blocks for the cache and for the weights."""
         if self.recompute and training and cache is None and not return_weights:
             for block in self.blocks:
-                x = call_recomputed(block, x, padding_mask=padding_mask, context=context, context_mask=context_mask)
+                x = call_recomputed(
+                    block,
+                    x,
+                    padding_mask=padding_mask,
+                    context=context,
+                    context_mask=context_mask,
+                )
             return x
         kept = []
         for i, block in enumerate(self.blocks):
@@ -162,6 +171,7 @@ class TransformerStack(keras.layers.Layer):
             x = block(
                 x,
                 padding_mask=padding_mask,
+                document_ids=document_ids,
                 context=context,
                 context_mask=context_mask,
                 cache=None if cache is None else cache[i],

@@ -1,7 +1,7 @@
 """Tokenizers: byte-level BPE, characters, WordPiece and CLIP's, read from the standard files or trained from text."""
 
 from zoo.text.specification import END_OF_TEXT
-from zoo.text.stream import cut_pieces, encode_stream
+from zoo.text.stream import cut_pieces, encode_stream, find_safe_cut
 from zoo.text.tokenizer import Tokenizer
 from zoo.text.training import train_bpe, train_characters, train_wordpiece
 
@@ -10,6 +10,7 @@ __all__ = [
     "Tokenizer",
     "cut_pieces",
     "encode_stream",
+    "find_safe_cut",
     "train_bpe",
     "train_characters",
     "train_wordpiece",

@@ -22,6 +22,13 @@ BATCH_CHARACTERS = 2**19  # while a batch is encoded, the library holds about 10
 _SAFE_CUT = re.compile(r"(?<=\S)[ \n]")
 
 
+def find_safe_cut(text: str) -> int | None:
+    """The first place in a text of any kind before which the ids are the same whatever follows, and behind which they
+    are the same whatever came before; None where there is no such place."""
+    found = _SAFE_CUT.search(text)
+    return found.start() if found else None
+
+
 def cut_pieces(
     chunks: Iterable[str], characters: int = PIECE_CHARACTERS, longest: int = LONGEST_PIECE
 ) -> Iterator[str]:

@@ -84,6 +84,15 @@ class Tokenizer:
         """SHA-256 of everything that decides which ids a text gets, in hexadecimal."""
         return self.specification.fingerprint
 
+    @cached_property
+    def continues_word(self) -> np.ndarray:
+        """By id, whether a token goes on with the word of the one before it, as `##s` of "wordpiece" does:
+        (vocabulary_size,) bool."""
+        continues = np.zeros(self.vocabulary_size, bool)
+        for token, number in self.specification.vocabulary.items():
+            continues[number] = self.kind == "wordpiece" and token.startswith("##") and len(token) > 2
+        return continues
+
     def same_as(self, other: "Tokenizer") -> bool:
         """Whether both give every text the same ids."""
         return self.fingerprint == other.fingerprint
@@ -97,6 +106,11 @@ class Tokenizer:
         # The fast variant leaves out character offsets, and takes half the time.
         encodings = self._rust.encode_batch_fast([without_surrogates(text) for text in texts], add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def encode_with_spans(self, texts: Iterable[str]) -> list[Encoded]:
+        """Encode each text by itself, with the characters that each token stands for, as `offsets` of `prepare`."""
+        encodings = self._rust.encode_batch([without_surrogates(text) for text in texts], add_special_tokens=False)
+        return [Encoded(encoding.ids, encoding.offsets) for encoding in encodings]
 
     def prepare(
         self,
@@ -190,8 +204,8 @@ class Tokenizer:
             )
         _check_texts(questions, contexts)
         return make_windows(
-            self._encode(questions, offsets=True),
-            self._encode(contexts, offsets=True),
+            self.encode_with_spans(questions),
+            self.encode_with_spans(contexts),
             find_template(self.specification),
             self.special_ids["pad"],
             max_length,
@@ -201,10 +215,7 @@ class Tokenizer:
         )
 
     def _encode(self, texts: Sequence[str], offsets: bool) -> list[Encoded]:
-        if not offsets:
-            return [Encoded(ids) for ids in self.encode_batch(texts)]
-        encodings = self._rust.encode_batch([without_surrogates(text) for text in texts], add_special_tokens=False)
-        return [Encoded(encoding.ids, encoding.offsets) for encoding in encodings]
+        return self.encode_with_spans(texts) if offsets else [Encoded(ids) for ids in self.encode_batch(texts)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens written out. Bytes that are no character become U+FFFD.

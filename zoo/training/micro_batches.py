@@ -53,7 +53,7 @@ def add_up(count: int, gradients_of: Callable[[Any], list[Any]], weights: list[A
         return place + 1, [total if each is None else total + each for total, each in zip(sums, gradients, strict=True)]
 
     zeros = [tf.zeros(weight.shape, weight.dtype) for weight in weights]
-    sums = _in_turn(count, body, zeros)
+    sums = in_turn(count, body, zeros)
     return [None if none else total for none, total in zip(without, sums, strict=True)]
 
 
@@ -70,10 +70,10 @@ def collect(count: int, rows_of: Callable[[Any], list[Any]], specs: list[tf.Tens
         return place + 1, [array.write(place, rows) for array, rows in zip(arrays, rows_of(place), strict=True)]
 
     arrays = [tf.TensorArray(spec.dtype, count, element_shape=spec.shape) for spec in specs]
-    return [array.concat() for array in _in_turn(count, body, arrays)]
+    return [array.concat() for array in in_turn(count, body, arrays)]
 
 
-def _in_turn(count: int, body: Callable[..., tuple[Any, list[Any]]], state: list[Any]) -> list[Any]:
+def in_turn(count: int, body: Callable[..., tuple[Any, list[Any]]], state: list[Any]) -> list[Any]:
     """What is left of `state` after `place, state = body(place, state)` for `count` places, one after the other: no two
     of them in memory at once."""
     _, state = tf.while_loop(

@@ -143,7 +143,7 @@ class ViTClassifier(TaskModel):
         self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
     ) -> dict[str, Any]:
         outputs = self.backbone(inputs, return_weights=return_weights, training=training)
-        return {"logits": self.classifier(outputs.pop("sequence")[:, 0]), **outputs}
+        return {"logits": self.classifier(self.take_sequence(outputs)[:, 0]), **outputs}
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -172,6 +172,6 @@ class ViTEmbedder(TaskModel):
     ) -> dict[str, Any]:
         outputs = self.backbone(inputs, return_weights=return_weights, training=training)
         outputs.pop("pooled", None)
-        sequence = outputs.pop("sequence")
+        sequence = self.take_sequence(outputs)
         pooled = self.pooling(sequence if self.config.pooling == "first" else sequence[:, 1:])
         return {"embedding": l2_normalize(pooled) if self.config.normalize else pooled, **outputs}

@@ -1,4 +1,5 @@
-"""One small training for each family, the same wherever it runs: what every test of the distributed step trains.
+"""One small training for each family and objective, the same wherever it runs: what every test of the distributed step
+trains.
 
 Rows of a batch weigh differently, and the second half of each batch far less than the first, so that a mean over the
 replicas of their means is another number than the mean over the batch. Two micro-batches differ as well.
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 import zoo
 from zoo.clip.model import CLIPDualEncoder
+from zoo.objectives import Distillation, PairContrast
 from zoo.registry import FAMILIES as FAMILY_TABLE
 
 BATCH, STEPS, LENGTH, RATE = 8, 5, 12, 0.01
@@ -99,6 +101,28 @@ def _make_clip(**changes: Any) -> Any:
     return model
 
 
+def _pairs(rng: np.random.Generator, rows: int) -> tuple:
+    """Pairs with few different texts, so that many are no negatives, on either half of a batch."""
+    (ids, mask), (pair_ids, pair_mask) = _text(rng, rows), _text(rng, rows)
+    inputs = {"token_ids": ids, "padding_mask": mask, "pair_token_ids": pair_ids, "pair_padding_mask": pair_mask}
+    weights = np.where(np.arange(rows) % BATCH < BATCH // 2, 1.0, 0.1).astype("float32")
+    return inputs, {"texts": rng.integers(0, 9, (rows, 2)).astype("int32")}, weights
+
+
+def _make_pairs(**changes: Any) -> Any:
+    return PairContrast(zoo.create("gpt-nano", task="embed", **{**_vocabulary(), **changes}))
+
+
+def _make_distillation(**changes: Any) -> Any:
+    """A teacher of another width, with the same weights each time."""
+    student = zoo.create("gpt-nano", task="generate", **{**_vocabulary(), **changes})
+    teacher = zoo.create("gpt-nano", task="generate", **{**_vocabulary(), "width": 24})
+    rng = np.random.default_rng(7)
+    for weight in teacher.weights:
+        weight.assign(rng.normal(size=weight.shape) * 0.3)
+    return Distillation(student, teacher, alpha=0.6, beta=0.5)
+
+
 FAMILIES: dict[str, tuple[Callable[..., Any], Callable[..., tuple], dict[str, Any] | None]] = {
     "gpt": (
         lambda **changes: zoo.create("gpt-nano", task="pretrain", **{**_vocabulary(), **changes}),
@@ -121,6 +145,8 @@ FAMILIES: dict[str, tuple[Callable[..., Any], Callable[..., tuple], dict[str, An
     ),
     "clip": (_make_clip, _clip, None),
     "clip-sigmoid": (lambda **changes: _make_clip(loss="sigmoid", **changes), _clip, None),
+    "pairs": (_make_pairs, _pairs, None),
+    "distillation": (_make_distillation, _gpt, {"logits": token_loss}),
 }
 
 

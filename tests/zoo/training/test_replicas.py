@@ -1,4 +1,4 @@
-"""Every family's training on two replicas, and in micro-batches, is that on one device, in plain `fit`."""
+"""Training every family and objective on two replicas, and in micro-batches, is that on one device, in plain `fit`."""
 
 from typing import Any
 
@@ -35,8 +35,12 @@ def one_device() -> Any:
     return result
 
 
-# `make test` has a slice of the matrix.
-SLICE = [family if family in ("gpt", "clip") else pytest.param(family, marks=pytest.mark.full) for family in FAMILIES]
+def slice_of(*names: str) -> list[Any]:
+    """All, of which `make test` has these."""
+    return [family if family in names else pytest.param(family, marks=pytest.mark.full) for family in FAMILIES]
+
+
+SLICE = slice_of("gpt", "clip", "pairs", "distillation")
 
 
 @pytest.mark.parametrize("family", SLICE)
@@ -44,7 +48,7 @@ def test_two_replicas_equal_one_device(one_device, two_replicas, family: str) ->
     assert_equal(train(family, two_replicas), one_device(family))
 
 
-@pytest.mark.parametrize("family", ["gpt", *(pytest.param(name, marks=pytest.mark.full) for name in [*FAMILIES][1:])])
+@pytest.mark.parametrize("family", slice_of("gpt", "pairs"))
 def test_micro_batches_equal_the_batch(one_device, family: str) -> None:
     assert_equal(train(family, tf.distribute.get_strategy(), accumulate=4), one_device(family))
 

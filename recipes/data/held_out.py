@@ -1,0 +1,71 @@
+"""Rows that a model is judged by: which of a table they are, and that nothing in them was left out of its training."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from zoo.errors import UserError
+
+
+def hold_out(groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Choose rows to hold out, at random: whole groups, as many as have no more than `fraction` of the rows between
+    them, and one at least.
+
+    Args:
+        groups: the group of each row, (rows,) integers. Rows that tell each other's answers are of one group.
+        fraction: of the rows.
+        seed: of the choice.
+
+    Returns:
+        Which rows are held out: (rows,) bool.
+
+    Raises:
+        UserError: nothing would be left to train on.
+    """
+    numbers, members, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(numbers))
+    fits = np.cumsum(sizes[order]) <= fraction * len(groups)
+    fits[:1] = True
+    held_out = np.zeros(len(numbers), bool)
+    held_out[order[fits]] = True
+    return _checked(held_out[members], fraction)
+
+
+def hold_out_of_each(classes: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Choose rows to hold out, at random: of each class by itself, as near to `fraction` of them as can be.
+
+    Args:
+        classes: the class of each row, (rows,) integers from 0.
+        fraction, seed: as for `hold_out`.
+
+    Returns:
+        Which rows are held out: (rows,) bool.
+
+    Raises:
+        UserError: nothing would be held out, or nothing left to train on.
+    """
+    draw, held_out = np.random.default_rng(seed), np.zeros(len(classes), bool)
+    for each in range(int(classes.max(initial=-1)) + 1):
+        places = draw.permutation(np.flatnonzero(classes == each))
+        held_out[places[: round(fraction * len(places))]] = True
+    return _checked(held_out, fraction)
+
+
+def _checked(held_out: np.ndarray, fraction: float) -> np.ndarray:
+    if not held_out.any() or held_out.all():
+        raise UserError(
+            f"{len(held_out)} rows cannot be shared out with {fraction:.0%} held out: give more, or another "
+            "--validation-fraction, or --validation-data"
+        )
+    return held_out
+
+
+def require_known(labels: Collection[str], known: Collection[str], path: Path) -> None:
+    """Raise UserError where the data in `path` has labels that the model was not trained to give."""
+    unknown = sorted(set(labels) - set(known))
+    if unknown:
+        raise UserError(
+            f"{path} has {len(unknown)} labels unseen in training, such as {unknown[0]!r:.80}: "
+            "train on data with all of them, or leave these rows out"
+        )

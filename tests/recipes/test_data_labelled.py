@@ -1,0 +1,207 @@
+"""Texts with labels: what is read of a table, how it is shared out, and the batches that are made of it."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recipes.data import labelled
+from recipes.data.held_out import hold_out, hold_out_of_each
+from recipes.data.labelled import Columns, LabelledTexts, TextSource, find_columns, read_labelled
+from recipes.data.tables import open_table
+from zoo.errors import UserError
+from zoo.text import Tokenizer, train_bpe, train_wordpiece
+
+TEXTS = ["the cat sat", "a dog ran away", "the cat and the dog", "Ünïcode 日本 (mat)."]
+BERT = train_wordpiece(TEXTS * 5, 160)
+Put = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Put:
+    def write(name: str, content: str) -> Path:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        return tmp_path / name
+
+    return write
+
+
+def read(
+    path: Path, columns: Columns | None = None, labels: tuple[str, ...] = (), tokenizer: Tokenizer = BERT
+) -> LabelledTexts:
+    table = open_table(path)
+    return read_labelled(table, find_columns(table, columns or Columns()), tokenizer, labels)
+
+
+def refuse(action: Callable[[], object], *words: str) -> None:
+    with pytest.raises(UserError) as error:
+        action()
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_texts_and_labels_are_those_of_the_table(put: Put) -> None:
+    rows = [("the cat sat", "pet"), ("Ünïcode 日本 (mat).", "odd"), ("a dog, ran", "pet"), ('say ""a""', "b c")]
+    data = read(put("a.csv", "label,text\n" + "".join(f'{label},"{text}"\n' for text, label in rows)))
+    assert data.labels == ("b c", "odd", "pet")
+    assert data.targets.tolist() == [2, 1, 2, 0] and data.targets.dtype == np.int32
+    for place, (text, _) in enumerate(rows):
+        text = text.replace('""', '"')
+        assert data.text(place) == text
+        assert data.examples.row("first", place).tolist() == BERT.encode(text)
+    assert "4 rows, 1 (b c) to 2 (pet) of a class" in data.describe("all")
+
+
+def test_pairs_are_read_together_and_cut_from_the_longer_one(put: Put) -> None:
+    lines = [{"question1": "the cat", "question2": "a dog ran away", "is_duplicate": i % 2} for i in range(3)]
+    path = put("a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    columns = Columns("question1", "question2", "is_duplicate")
+    data = read(path, columns)
+    assert data.labels == ("0", "1")
+    assert data.text(0) == "the cat\na dog ran away"
+    for length in (60, 7):
+        source = TextSource(data, BERT, length)
+        expected = BERT.prepare(["the cat"] * 2, ["a dog ran away"] * 2, max_length=length)
+        width = expected["token_ids"].shape[1]
+        assert source.lengths(0).tolist() == [width] * 3
+        inputs, labels, weights = source.collate(0, np.array([2, 0]), width, np.random.default_rng(0))
+        for name, value in expected.items():
+            np.testing.assert_array_equal(inputs[name], value, err_msg=name)
+        assert (labels["logits"].tolist(), weights["logits"].tolist()) == ([0, 0], [1.0, 1.0])
+
+
+def test_classes_weigh_alike_where_they_are_balanced(put: Put) -> None:
+    data = read(put("a.csv", "text,label\n" + "a cat,x\n" * 6 + "a dog,y\n" * 2))
+    weights = labelled.balance(data)
+    assert weights.tolist() == pytest.approx([4 / 6, 4 / 2])
+    assert weights[data.targets].sum() == pytest.approx(8)
+    _, labels, of_rows = TextSource(data, BERT, 9, weights).collate(0, np.arange(8), 9, np.random.default_rng(0))
+    assert of_rows["logits"].tolist() == weights[labels["logits"]].tolist()
+    assert of_rows["logits"].dtype == np.float32
+
+
+def test_a_bpe_tokenizer_has_no_segments(put: Put) -> None:
+    data = read(put("a.csv", "text,label\na cat,x\na dog,y\n"), tokenizer=train_bpe(TEXTS, 280))
+    source = TextSource(data, train_bpe(TEXTS, 280), 9)
+    inputs, _, _ = source.collate(0, np.arange(2), 8, np.random.default_rng(0))
+    assert inputs.keys() == source.element[0].keys() == {"token_ids", "padding_mask"}
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "words"),
+    [
+        (
+            "body,topic,x",
+            Columns(label_column="topics"),
+            ["--label-column is 'topics'", "'body', 'topic', 'x'", "did you mean"],
+        ),
+        ("a,b,c", Columns(), ["does not show which column is the label", "give --label-column, one of 'a', 'b', 'c'"]),
+        ("a,b,label", Columns(), ["does not show which column is the text", "give --text-column, one of 'a', 'b'"]),
+        ("text,label,b", Columns(pair_column="c"), ["--pair-column is 'c'", "'text', 'label', 'b'"]),
+    ],
+)
+def test_columns_that_are_not_there_are_named_with_those_that_are(
+    put: Put, header: str, columns: Columns, words: list[str]
+) -> None:
+    refuse(lambda: read(put("a.csv", f"{header}\n1,2,3\n"), columns), *words)
+
+
+def test_rows_that_lack_something_are_left_out(put: Put, caplog: pytest.LogCaptureFixture) -> None:
+    good = [{"text": "a cat", "label": "x"}, {"text": "a dog", "label": 3}] * 40
+    bad = [{"text": " ", "label": "x"}, {"text": "a"}, {"text": ["a"], "label": "x"}, {"text": "a", "label": "x\ny"}]
+    path = put("a.jsonl", "".join(json.dumps(line) + "\n" for line in good + bad))
+    data = read(path)
+    assert (len(data), data.labels) == (80, ("3", "x"))
+    assert "4 of 84 rows (4.8%) cannot be used: no text (2), no label (1), label of several lines (1)" in caplog.text
+    assert f"{path}:81: no text" in caplog.text
+    refuse(
+        lambda: read(put("b.jsonl", "".join(json.dumps(line) + "\n" for line in good[:60] + bad))),
+        "(6.2%)",
+        "no more than 5%",
+    )
+    pairs = [{"a": "x", "b": "y", "label": "z"}] * 9 + [{"a": "x", "label": "z"}]
+    path = put("c.jsonl", "".join(json.dumps(line) + "\n" for line in pairs))
+    refuse(lambda: read(path, Columns("a", "b")), "no b (1)")
+
+
+def test_labels_unseen_in_training_are_refused(put: Put) -> None:
+    path = put("a.csv", "text,label\na cat,x\na dog,why\na dog,no\n")
+    refuse(lambda: read(path, labels=("x", "y")), str(path), "2 labels unseen in training, such as 'no'")
+    data = read(put("b.csv", "text,label\na cat,x\n"), labels=("y", "x"))
+    assert (data.labels, data.targets.tolist()) == (("y", "x"), [1])
+
+
+def test_one_class_is_none(put: Put, caplog: pytest.LogCaptureFixture) -> None:
+    path = put("a.csv", "text,label\na cat,x\na dog,x\n")
+    refuse(lambda: labelled.require_classes(read(path), path), str(path), "one class only, 'x'")
+    path = put("b.csv", "text,label\n" + "a cat,x\n" * 31 + "a dog,y\n" * 3)
+    labelled.require_classes(read(path), path)
+    assert "x has 31 rows, y has 3; --balance" in caplog.text
+
+
+def test_what_there_is_is_told(put: Put, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    data = read(put("a.csv", "text,label\n" + "the cat sat,x\n" * 9 + "the cat and the dog,y\n"))
+    train, held_out = data.select(np.arange(10)), data.select(np.array([0, 9]))
+    labelled.tell(train, held_out, TextSource(train, BERT, 6))
+    longest = len(BERT.encode("the cat and the dog")) + 2
+    assert "training: 10 rows, 1 (y) to 9 (x) of a class" in caplog.text
+    assert "held out: 2 rows, 1 (x) to 1 (x) of a class" in caplog.text
+    assert f"5 tokens a text at the median, {longest} at most; 1 are longer than 6 and cut" in caplog.text
+
+
+# --- shares
+
+
+@settings(deadline=None, database=None)
+@given(st.lists(st.integers(0, 3), min_size=4, max_size=80), st.floats(0.05, 0.6), st.integers(0, 5))
+def test_each_class_is_shared_out_by_itself(classes: list[int], fraction: float, seed: int) -> None:
+    targets = np.array(classes)
+    shares = {each: round(fraction * classes.count(each)) for each in set(classes)}
+    if not any(shares.values()) or shares == {each: classes.count(each) for each in shares}:
+        refuse(lambda: hold_out_of_each(targets, fraction, seed), "cannot be shared out", "--validation-data")
+        return
+    held_out = hold_out_of_each(targets, fraction, seed)
+    assert {each: int(held_out[targets == each].sum()) for each in shares} == shares
+    np.testing.assert_array_equal(held_out, hold_out_of_each(targets, fraction, seed))
+
+
+@settings(deadline=None, database=None)
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=80), st.floats(0.05, 0.6), st.integers(0, 5))
+def test_groups_stay_together(members: list[int], fraction: float, seed: int) -> None:
+    groups = np.array(members)
+    if len(set(members)) == 1:
+        refuse(lambda: hold_out(groups, fraction, seed), "cannot be shared out")
+        return
+    held_out = hold_out(groups, fraction, seed)
+    taken = set(groups[held_out])
+    assert taken and taken.isdisjoint(groups[~held_out])
+    assert held_out.sum() <= fraction * len(groups) or len(taken) == 1
+    np.testing.assert_array_equal(held_out, hold_out(groups, fraction, seed))
+
+
+def test_another_seed_holds_others_out() -> None:
+    groups = np.arange(40)
+    assert hold_out(groups, 0.25, 0).sum() == 10
+    assert (hold_out(groups, 0.25, 0) != hold_out(groups, 0.25, 1)).any()
+    classes = np.zeros(40, int)
+    assert (hold_out_of_each(classes, 0.25, 0) != hold_out_of_each(classes, 0.25, 1)).any()
+
+
+def test_a_few_of_each_class_are_drawn(put: Put) -> None:
+    data = read(put("a.csv", "text,label\n" + "".join(f"cat {i},{'xyy'[i % 3]}\n" for i in range(30))))
+    part = labelled.few(data, 12, 0)
+    assert np.bincount(part.targets).tolist() == [10, 12]
+    assert part.rows.tolist() == sorted(set(part.rows))
+    assert [data.targets[row] for row in part.rows] == part.targets.tolist()
+    assert labelled.few(data, 12, 1).rows.tolist() != part.rows.tolist()
+    held = labelled.split(data, 0.2, 0)
+    assert [np.bincount(each.targets).tolist() for each in held] == [[8, 16], [2, 4]]
+    everything: Any = np.concatenate([each.rows for each in held])
+    assert sorted(everything) == list(range(30))
