@@ -3,8 +3,8 @@
     python -m benchmarks.long_vocabulary [--vocabulary-size 50257] [--logits-memory 64] [--rounds 3] [--no-xla] [--json]
 
 Whole training steps of a GPT of 4 layers, 256 wide, by SGD. Each measurement is a process of its own, the sides in
-turn: its peak of memory (VmHWM) above what it had taken before the first step, and the fastest of its steps. The figures
-are the medians of the rounds.
+turn: its peak of memory (VmHWM) above what it had taken before the first step, and the fastest of its steps. The
+figures are the medians of the rounds.
 """
 
 import dataclasses

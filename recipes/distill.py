@@ -188,7 +188,7 @@ def _read_rows(settings: Distill, lesson: Lesson) -> Material:
         "train_rows": len(train_data),
         "validation_rows": len(held_out),
         "classes": len(labels),
-        "data": f"{data.material.fingerprint} {held_out.material.fingerprint}",
+        "data": f"{data.examples.fingerprint} {held_out.examples.fingerprint}",
     }
     return Material(train, held_out_batches, train.batches_per_epoch, "rows", batch_size, facts)
 

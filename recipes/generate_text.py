@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from recipes.data.completions import CompletionColumns
 from recipes.engine.settings import Training
 from recipes.fine_tuning import FineTuning, Tuning, begin, fine_tune, fine_tuning, share_out
-from recipes.gpt_pretrain import GPTOrigin, GPTPretrain, train_gpt
+from recipes.gpt_pretrain import GPTOrigin, GPTPretrain, require_end_of_text, train_gpt
 from zoo.errors import UserError
 
 logger = logging.getLogger("zoo")
@@ -69,6 +69,11 @@ class GenerateText(FineTuning):
             raise UserError(
                 "--text-column is for text, and --prompt-column and --completion-column for prompts: leave out either"
             )
+        if self.training.optimization.adapt == "frozen":
+            raise UserError(
+                "--adapt frozen trains the head alone, and a language model's is its table of embeddings: use --adapt "
+                "lora, or say with --freeze what is to stay"
+            )
 
 
 def train_generator(settings: GenerateText) -> dict[str, Any]:
@@ -81,6 +86,7 @@ def train_generator(settings: GenerateText) -> dict[str, Any]:
     if completions.is_text(settings.data, settings.columns, settings.text_column):
         return _go_on_with_text(settings)
     beginning, table = begin(settings, "generate-text", "generate")
+    require_end_of_text(beginning)
     columns = completions.find_columns(table, settings.columns)
     tokenizer = tokenizer_for(beginning.tokenizer, table, columns)
     data = completions.read_completions(table, columns, tokenizer)

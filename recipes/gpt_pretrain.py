@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from recipes.data.pretraining import pretraining_text
-from recipes.engine.origin import Origin, look_up
+from recipes.engine.origin import Beginning, Origin, look_up
 from recipes.engine.settings import Training, require_trained
 from recipes.engine.start import start_tensorflow
 from zoo.errors import UserError
@@ -103,8 +103,7 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
     inputs = (*settings.data, settings.validation_data, *settings.origin.paths)
     require_run_directory(settings.out, settings.restart, inputs)
     beginning = look_up(settings.origin, "gpt-pretrain", "generate")
-    if beginning.tokenizer.kind == "wordpiece":
-        raise UserError("a wordpiece tokenizer has no token for the end of a text: give --tokenizer bpe or char")
+    require_end_of_text(beginning)
     packed = pretraining_text(settings, beginning.tokenizer)
     tokenizer, length, batch_size = packed.tokenizer, beginning.length, settings.training.batch_size
     separator = tokenizer.end_of_text  # text that was prepared may be anything's
@@ -147,3 +146,9 @@ def train_gpt(settings: GPTPretrain) -> dict[str, Any]:
         make_sample=make_sample if settings.sample_tokens else None,
     )
     return {**train(job, training, run), **entropy}
+
+
+def require_end_of_text(beginning: Beginning) -> None:
+    """Raise UserError unless the model's tokenizer has a token that ends a text."""
+    if beginning.tokenizer.kind == "wordpiece":
+        raise UserError("a wordpiece tokenizer has no token for the end of a text: give --tokenizer bpe or char")

@@ -80,8 +80,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _print(prepared: Prepared) -> None:
+    missing = f"; {prepared.missing} are missing" if prepared.missing else ""
     print(
-        f"{prepared.directory}: {prepared.tokens:,} tokens of {prepared.bytes / 1e6:,.1f} MB in {prepared.shards} shards, "
-        f"{prepared.written} of them written in {prepared.seconds:,.1f} s, {prepared.megabytes_per_second:.2f} MB/s"
-        + (f"; {prepared.missing} are missing" if prepared.missing else "")
+        f"{prepared.directory}: {prepared.tokens:,} tokens of {prepared.bytes / 1e6:,.1f} MB in {prepared.shards} "
+        f"shards, {prepared.written} of them written in {prepared.seconds:,.1f} s, "
+        f"{prepared.megabytes_per_second:.2f} MB/s{missing}"
     )

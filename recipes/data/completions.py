@@ -125,9 +125,10 @@ def find_columns(table: Table, columns: CompletionColumns) -> tuple[str, str]:
             "prompts from %r, completions from %r%s", *pair, f"; not read: {', '.join(others[:20])}" if others else ""
         )
         return pair
-    taken = [columns.prompt_column] if columns.prompt_column else []
-    completion = choose_column(table, "completion", columns.completion_column, COMPLETIONS, taken)
-    return choose_column(table, "prompt", columns.prompt_column, PROMPTS, [completion]), completion
+    known = [name for name in table.columns if name.casefold() in COMPLETIONS]
+    taken = [columns.completion_column] if columns.completion_column else known
+    prompt = choose_column(table, "prompt", columns.prompt_column, PROMPTS, taken)
+    return prompt, choose_column(table, "completion", columns.completion_column, COMPLETIONS, [prompt])
 
 
 def _known_pair(table: Table) -> tuple[str, str] | None:

@@ -13,7 +13,6 @@ from typing import Any, Self
 from recipes.data.formats import Format
 from recipes.data.inspection import FoundFile
 from recipes.data.problems import Problems
-from zoo.errors import UserError
 from zoo.text import find_safe_cut
 
 logger = logging.getLogger("zoo")
@@ -135,15 +134,12 @@ class TextDocument(Document):
         """The first byte from `place` on at which the text may be cut, or its end."""
         with self.file.being_read(), self.path.open("rb") as file:
             file.seek(place)
-            tail = b""
             while block := file.read(min(CHUNK_BYTES, self.end - file.tell())):
                 # The rest of a character is none, and must not be taken for what stands before a space.
-                content = (tail + block).lstrip(bytes(range(0x80, 0xC0)))
-                text = content.decode(errors="surrogateescape")
+                text = block.lstrip(bytes(range(0x80, 0xC0))).decode(errors="surrogateescape")
                 found = find_safe_cut(text)
                 if found is not None:
                     return file.tell() - len(text[found:].encode(errors="surrogateescape"))
-                tail = content[-4:]  # a character at least
         return self.end
 
 

@@ -60,12 +60,10 @@ def spread(documents: Sequence[Document], count: int) -> list[tuple[Document, ..
     edges = [total * number // count for number in range(1, count)]
     shares: list[list[Document]] = [[] for _ in range(count)]
     for document in documents:
-        end = at + document.bytes
-        if document.bytes > LARGEST_WHOLE * total / count:
-            first = bisect_right(edges, at)
-            parts = document.cut([edge - at for edge in edges[first : bisect_left(edges, end)]])
-        else:
-            first, parts = bisect_right(edges, (at + end) // 2), [document]
+        end, first = at + document.bytes, bisect_right(edges, at)
+        inner = edges[first : bisect_left(edges, end)]
+        is_cut = inner and document.bytes > LARGEST_WHOLE * total / count
+        parts = document.cut([edge - at for edge in inner]) if is_cut else [document]
         for number, part in enumerate(parts, first):
             shares[number].append(part)
         at = end

@@ -135,6 +135,9 @@ def look_up(origin: Origin, recipe: str, *tasks: str) -> Beginning:
             f"{recipe} trains a model to {' or '.join(tasks)}, and {origin.source or origin.preset} is a "
             f"{family.name} model"
         )
+    if not hasattr(config, "max_length"):
+        source = origin.source or origin.preset
+        raise UserError(f"{recipe} trains a model of text, and {source} is a {family.name} model")
     overrides: dict[str, Any] = {}
     if origin.width is not None:
         head = config.width // config.num_heads

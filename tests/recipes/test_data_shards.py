@@ -47,7 +47,7 @@ WORDS = (
     "don't",
     "1859",
 )
-SPACES = (" ", " ", " ", "  ", "\n", "\n\n", "\r\n", "\t", " ", "　", " \n", ".\n")
+SPACES = (" ", " ", " ", "  ", "　  ", "\n", "\n\n", "\r\n", "\t", " ", "　", " \n", ".\n")
 KINDS = ("bpe", "wordpiece", "char")
 
 
@@ -141,9 +141,9 @@ broken_pieces = st.lists(
 @given(
     data=text_pieces.map(lambda pieces: "".join(pieces).encode()) | broken_pieces.map(b"".join),
     places=st.lists(st.integers(0, 200), max_size=4),
-    chunk=st.integers(1, 9),
+    chunk=st.sampled_from([5, 9, 1000]),
 )
-@example(data="a　 b".encode(), places=[3], chunk=9)  # a white space that ends in what might be a letter's byte
+@example(data="a　  b".encode(), places=[3], chunk=9)  # a white space that ends in what might be a letter's byte
 def test_the_parts_of_a_text_have_its_very_ids(
     tmp_path_factory: pytest.TempPathFactory,
     tokenizers: dict[str, Tokenizer],
@@ -258,6 +258,8 @@ def test_killed_at_any_moment_and_started_again_it_makes_the_same(made: tuple[Pa
         code, told = kill(process)
         assert code in (0, -9), told
         killed += code == -9
+        for path in out.glob("[!.]*"):
+            assert path.read_bytes() == (whole / path.name).read_bytes()  # or it is not there yet
     process = start(arguments)
     _, told = process.communicate(timeout=120)
     assert process.returncode == 0, told
@@ -444,6 +446,15 @@ def test_few_rows_that_cannot_be_used_are_left_out_and_many_refused(
     refuse(lambda: open_shards(tmp_path / "many"), "6 of 100 rows", "5%")
 
 
+def test_many_rows_that_cannot_be_used_are_refused_before_all_is_read(
+    tmp_path: Path, tokenizers: dict[str, Tokenizer]
+) -> None:
+    path, out = tmp_path / "a.jsonl", tmp_path / "shards"
+    path.write_text('{"text": "good"}\n' * 500 + ('{"text": "good"}\n' * 9 + "{\n") * 200)
+    refuse(lambda: prepare(open_corpus(path), tokenizers["bpe"], out, 10), "of 1,125 rows", "correct the data")
+    assert len(list(out.glob("*.bin"))) == 4
+
+
 def test_where_there_is_less_text_than_shards_some_are_empty(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("ab")
     prepare(open_corpus(tmp_path / "a.txt"), TokenizerTraining("char"), tmp_path / "shards", 5)
@@ -481,6 +492,7 @@ def test_joined_tokens_are_sliced_as_an_array(size: int, cuts: list[int], slices
 def test_a_slice_within_a_part_is_a_view() -> None:
     parts = np.split(np.arange(100), [40])
     assert np.shares_memory(JoinedTokens(parts)[10:40], parts[0])
+    assert np.shares_memory(JoinedTokens(parts)[40:50], parts[1])
     assert not np.shares_memory(JoinedTokens(parts)[10:41], parts[0])
 
 

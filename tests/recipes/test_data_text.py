@@ -429,12 +429,17 @@ def test_a_file_that_changes_is_told_of(
     assert words in message or (name == "a.parquet" and how == "unreadable" and "Permission denied" in message)
 
 
-def test_a_large_file_is_never_read_whole(tmp_path: Path) -> None:
-    """200 MB without a newline, opened, split and read in a process that may not have so much memory."""
-    path = tmp_path / "large.txt"
+@pytest.mark.parametrize("name", ["large.txt", "large.jsonl", "large.csv"])
+def test_a_large_file_is_never_read_whole(tmp_path: Path, name: str) -> None:
+    """200 MB without a newline, or 60 MB of long rows, opened, split and read in a process that may not have so much
+    memory."""
+    path = tmp_path / name
+    before, after = {".txt": (b"", b""), ".csv": (b"", b"\n"), ".jsonl": (b'{"text": "', b'"}\n')}[path.suffix]
+    count = 200 if path.suffix == ".txt" else 60
     with path.open("wb") as file:
-        for _ in range(200):
-            file.write(b"abcdefgh" * 2**17)
+        file.write(b"text\n" if path.suffix == ".csv" else b"")
+        for _ in range(count):
+            file.write(before + b"abcdefgh" * 2**17 + after)
     program = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -450,5 +455,5 @@ def test_a_large_file_is_never_read_whole(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", program, path], cwd=root, capture_output=True, text=True, check=True)
     characters, kilobytes = map(int, done.stdout.split())
-    assert characters == path.stat().st_size
+    assert characters == count * 2**20
     assert kilobytes < 20_000

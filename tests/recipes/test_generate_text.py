@@ -27,6 +27,7 @@ from recipes.data.completions import (
     is_text,
     read_completions,
     split,
+    tell,
 )
 from recipes.data.tables import open_table
 from recipes.evaluation import Completer
@@ -34,7 +35,6 @@ from recipes.generate_text import next_token_loss
 from recipes.measures import Completion
 from recipes.reports.completion import completion_figures, write_completions
 from tests.recipes.resuming import ROOT, arrays, kill, newest_step, outcome, start, wait_until
-from zoo.errors import UserError
 from zoo.generation import Generator
 from zoo.text import Tokenizer, train_bpe, train_characters
 
@@ -198,17 +198,8 @@ def test_the_model_that_is_left_generates_and_is_measured(
     for name in ("loss", "perplexity", "exact_match"):
         assert measured[name] == pytest.approx(best[f"validation_{name}"], rel=1e-4)
     assert measured["rows"] == HELD_OUT
-    options = [
-        "--separator",
-        "",
-        "--completions",
-        "0",
-        "--prompt-column",
-        "completion",
-        "--completion-column",
-        "prompt",
-    ]
-    assert zoo_command(["eval", str(trained), "--data", data, *options]) == 0
+    turn = ["--prompt-column", "completion", "--completion-column", "prompt"]
+    assert zoo_command(["eval", str(trained), "--data", data, *turn, "--separator", "", "--completions", "0"]) == 0
     measured = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(measured) == {"loss", "perplexity", "rows"}
     turned = [(right, prompt) for prompt, right in rows[:HELD_OUT]]
@@ -221,13 +212,13 @@ def test_the_model_that_is_left_generates_and_is_measured(
 
 def test_killed_and_started_again_it_ends_as_one_that_never_was(folder: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    options = "--dropout 0.1 --steps 40 --evaluate-every 20 --save-every 4 --evaluation-completions 4".split()
-    assert zoo_command(command(folder, whole, *options)) == 0
-    process = start(command(folder, parts, *options))
+    options = "--dropout 0.1 --steps 40 --evaluate-every 20 --save-every 4 --evaluation-completions 4"
+    assert zoo_command(command(folder, whole, *options.split())) == 0
+    process = start(command(folder, parts, *options.split()))
     assert wait_until(process, lambda: newest_step(parts) >= 8)
     kill(process)
     assert 0 < newest_step(parts) < 40
-    assert zoo_command(command(folder, parts, *options)) == 0
+    assert zoo_command(command(folder, parts, *options.split())) == 0
     assert outcome(parts, 40) == outcome(whole, 40)
 
 
@@ -251,7 +242,7 @@ def test_two_replicas_end_where_one_device_does(folder: Path, tmp_path: Path) ->
     write_table(tmp_path / "train.csv", ["prompt", "completion"], *uneven)
     (tmp_path / "held_out.jsonl").write_text((folder / "held_out.jsonl").read_text())
     short = "--clip-norm 0.1 --learning-rate 1e-3 --steps 6 --evaluate-every 3 --batch-size 8 --max-length 64"
-    arguments = command(tmp_path, tmp_path, *short.split())
+    arguments = command(tmp_path, tmp_path, *short.split(), "--evaluation-completions", "0")
     place = arguments.index("--out")
     done = subprocess.run(
         [sys.executable, "-c", MIRRORED, str(tmp_path), *arguments[:place], *arguments[place + 2 :]],
@@ -263,7 +254,8 @@ def test_two_replicas_end_where_one_device_does(folder: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "on 2 CPUs" in done.stderr
     one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "mirrored")
-    for name in ("loss", "validation_loss", "validation_exact_match"):
+    assert "validation_exact_match" not in one[0] and not (tmp_path / "one" / "completions.md").exists()
+    for name in ("loss", "validation_loss"):
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-5)
     ours, theirs = (zoo.load(tmp_path / name).named_weights() for name in ("one", "mirrored"))
     for name, weight in ours.items():
@@ -274,15 +266,9 @@ def test_two_replicas_end_where_one_device_does(folder: Path, tmp_path: Path) ->
 
 
 def test_lora_leaves_a_merged_model(trained: Path, rows: list, folder: Path, tmp_path: Path) -> None:
-    """Taught the other direction, by adapters alone."""
-    write_table(
-        tmp_path / "train.csv", ["prompt", "completion"], *((right, prompt) for prompt, right in rows[HELD_OUT:])
-    )
-    turned = [(right, prompt) for prompt, right in rows[:HELD_OUT]]
-    lines = (json.dumps({"prompt": prompt, "completion": right}) + "\n" for prompt, right in turned)
-    (tmp_path / "held_out.jsonl").write_text("".join(lines))
-    options = ("--adapt", "lora", "--separator", " -> ", "--steps", "60", "--evaluate-every", "30")
-    assert zoo_command(command(tmp_path, tmp_path / "run", *options, model=("--from", str(trained)))) == 0
+    """Taught another separator, by adapters alone."""
+    options = ("--adapt", "lora", "--separator", " ", "--steps", "40", "--evaluate-every", "20")
+    assert zoo_command(command(folder, tmp_path / "run", *options, model=("--from", str(trained)))) == 0
     model = zoo.load(tmp_path / "run")
     assert model.lora is None and not any(".lora." in name for name in model.named_weights())
     assert (tmp_path / "run" / "adapters" / "adapter.safetensors").is_file()
@@ -290,30 +276,27 @@ def test_lora_leaves_a_merged_model(trained: Path, rows: list, folder: Path, tmp
     table = "backbone.token_embedding.table"
     np.testing.assert_array_equal(model.named_weights()[table], before.named_weights()[table])
     best = min(rows_of(tmp_path / "run"), key=lambda row: row["validation_loss"])
-    assert best["validation_loss"] == pytest.approx(by_hand(model, turned, " -> "), rel=1e-3)
-    assert best["validation_loss"] < by_hand(before, turned, " -> ") / 2
-    generator = Generator(model)
-    assert generator.generate_text(turned[0][0], 24).startswith(" -> say ")
+    assert best["validation_loss"] == pytest.approx(by_hand(model, rows[:HELD_OUT], " "), rel=1e-3)
+    assert best["validation_loss"] < by_hand(before, rows[:HELD_OUT], " ") / 2
+    prompt, right = rows[HELD_OUT]
+    assert Generator(model).generate_text(prompt, 24) == f" {right}"
 
 
 # --- text
 
 
 def test_text_is_gone_on_with_as_gpt_pretrain_does(
-    trained: Path, text_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    trained: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = "--steps 4 --evaluate-every 2 --epochs None --batch-size 4 --learning-rate 1e-3".split()
-    for recipe in ("generate-text", "gpt-pretrain"):
+    options = "--steps 4 --evaluate-every 2 --epochs None --batch-size 4 --learning-rate 1e-3"
+    of_fine_tuning = "--no-xla --schedule linear --warmup-steps 50 --weight-decay 0.01 --beta-2 0.98"
+    for recipe, more in (("generate-text", ""), ("gpt-pretrain", of_fine_tuning)):
         given = ["--data", str(text_file), "--from", str(trained), "--out", str(tmp_path / recipe)]
-        plain = [] if recipe == "generate-text" else ["--no-xla", *OF_FINE_TUNING]
-        assert zoo_command(["train", recipe, *given, *options, *plain]) == 0
-    assert "is text: going on with it as gpt-pretrain does" in caplog.text
+        assert zoo_command(["train", recipe, *given, *options.split(), *more.split()]) == 0
+    assert "is text: going on with it as gpt-pretrain does" in capsys.readouterr().err
     last = "checkpoints/step-00000004/weights.safetensors"
     assert arrays(tmp_path / "generate-text" / last) == arrays(tmp_path / "gpt-pretrain" / last)
     assert json.loads((tmp_path / "generate-text" / "recipe.json").read_text())["recipe"] == "gpt-pretrain"
-
-
-OF_FINE_TUNING = "--schedule linear --warmup-steps 50 --weight-decay 0.01 --beta-2 0.98 --keep-last 1".split()
 
 
 @pytest.mark.parametrize(
@@ -354,6 +337,7 @@ def test_text_and_tables_are_told_apart(tmp_path: Path, name: str, content: str,
         ("input,output", {}, ("input", "output")),
         ("target,source", {}, ("source", "target")),
         ("question,reply", {}, ("question", "reply")),
+        ("message,answer", {}, ("message", "answer")),
         ("prompt,completion,better", {"completion_column": "better"}, ("prompt", "better")),
         ("a,answer,b", {"prompt_column": "b"}, ("b", "answer")),
         ("a,b", {"prompt_column": "b", "completion_column": "a"}, ("b", "a")),
@@ -374,19 +358,18 @@ def test_what_is_not_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 @pytest.mark.parametrize(
     ("content", "options", "told"),
     [
-        (["a,b,c", "x,y,z"], (), "give --completion-column, one of 'a', 'b', 'c'"),
+        (["a,b,c", "x,y,z"], (), "give --prompt-column, one of 'a', 'b', 'c'"),
+        (["a,b,prompt", "x,y,z"], (), "give --completion-column, one of 'a', 'b'"),
         (["a,b", "x,y"], ("--prompt-column", "q"), "--prompt-column is 'q'"),
-        (
-            ["prompt,completion", *["a,b"] * 90, *["a,"] * 10],
-            (),
-            "10 of 100 rows (10.0%) cannot be used: no completion",
-        ),
+        (["prompt,completion", *["a,b"] * 90, *["a,"] * 10], (), "10 of 100 rows (10.0%) cannot be used: no compl"),
         (["prompt,completion", *["a,b"] * 90, *[" ,b"] * 10], (), "no prompt (10)"),
         (["prompt,completion", "a,b"], (), "1 rows cannot be shared out"),
         (["prompt,completion", "a,b", "c,d"], ("--separator", "x" * 40), "--separator has"),
         (["prompt,completion", "a,b", "c,d"], ("--separator", "<|endoftext|>"), "--separator holds <|endoftext|>"),
         (["prompt,completion", "a,b"], ("--evaluation-completions", "-1"), "--evaluation-completions is -1"),
         (["prompt,completion", "a,b"], ("--text-column", "a", "--prompt-column", "b"), "leave out either"),
+        (["prompt,completion", "a,b"], ("--adapt", "lora"), "give one with --from"),
+        (["prompt,completion", "a,b"], ("--from", "x", "--adapt", "frozen"), "use --adapt lora, or say with --freeze"),
         (["prompt,completion", "a,b"], ("--tokenizer", "wordpiece"), "has no token for the end of a text"),
         (["prompt,completion", "a,b"], ("--preset", "bert-nano"), "bert-nano is a bert model"),
         (["text", "a"], (), "is text, and no table with prompts and completions: give a model"),
@@ -396,7 +379,7 @@ def test_mistakes_are_told_before_anything_is_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: list[str], options: tuple[str, ...], told: str
 ) -> None:
     (tmp_path / "a.csv").write_text("\n".join([*content, ""]))
-    fixed = ["--preset", "gpt-nano", "--tokenizer", "char", "--max-length", "32"]
+    fixed = ["--max-length", "32", *(() if "--from" in options else ("--preset", "gpt-nano", "--tokenizer", "char"))]
     arguments = ["train", "generate-text", "--data", str(tmp_path / "a.csv"), "--out", str(tmp_path / "run")]
     assert zoo_command([*arguments, *fixed, *options]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("zoo: ")]
@@ -483,42 +466,40 @@ def test_what_is_too_long_is_cut_as_promised(data: st.DataObject) -> None:
         assert inputs["token_ids"][0, : first + 1].tolist() == given
 
 
-def test_what_is_cut_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_cut_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    tokenizer = train_characters(["ab"])
     rows = [["a" * 3, "b" * 3]] * 17 + [["a" * 50, "b" * 3]] * 2 + [["a", "b" * 60]]
-    write_table(tmp_path / "a.csv", ["prompt", "completion"], *rows)
-    write_table(tmp_path / "b.csv", ["prompt", "completion"], *rows[:2])
-    arguments = ["--data", str(tmp_path / "a.csv"), "--validation-data", str(tmp_path / "b.csv")]
-    small = "--preset gpt-nano --tokenizer char --max-length 16 --epochs None --steps 2 --evaluation-completions 0"
-    out = tmp_path / "run"
-    assert zoo_command(["train", "generate-text", *arguments, "--out", str(out), *small.split()]) == 0
-    told = capsys.readouterr().err
-    assert "training: 20 prompts with their completions" in told
-    assert "3 tokens a prompt and 4 a completion at the median, 63 both at most" in told
-    assert "2 prompts are cut from the left and 1 completions at their ends, to fit in 16" in told
-    assert "validation_exact_match" not in rows_of(out)[0]
-    assert not (out / "completions.md").exists()
+    data = read(tmp_path / "a.csv", tokenizer, ["prompt", "completion"], *rows)
+    tell(data, data.select(np.arange(2)), CompletionSource(data, tokenizer, 16, "\n"))
+    assert "training: 20 prompts with their completions" in caplog.text
+    assert "held out: 2 prompts with their completions" in caplog.text
+    assert "3 tokens a prompt and 4 a completion at the median, 63 both at most" in caplog.text
+    assert "2 prompts are cut from the left and 1 completions at their ends, to fit in 16" in caplog.text
 
 
-def test_no_label_of_a_prompt_moves_a_weight(trained: Path, folder: Path) -> None:
+def test_no_label_of_a_prompt_moves_a_weight(trained: Path, rows: list, folder: Path) -> None:
     model = zoo.load(trained)
     model.keeps_sequence = True
     source = held_out_source(folder, model.tokenizer)
     inputs, labels, weights = source.collate(0, np.arange(6), 32, np.random.default_rng(0))
     assert 0 < weights["sequence"].sum() < weights["sequence"].size
 
-    def gradients(ids: np.ndarray) -> list[np.ndarray]:
+    def learn(ids: np.ndarray) -> tuple[float, list[np.ndarray]]:
+        """The loss that is trained, and its gradients."""
         with tf.GradientTape() as tape:
-            loss = next_token_loss(model)["sequence"](
-                ids, model(inputs, training=False)["sequence"], sample_weight=weights["sequence"]
-            )
-        return [tf.convert_to_tensor(each).numpy() for each in tape.gradient(loss, model.trainable_weights)]
+            vectors = model(inputs, training=False)["sequence"]
+            loss = next_token_loss(model)["sequence"](ids, vectors, sample_weight=weights["sequence"])
+        slopes = tape.gradient(loss, model.trainable_weights)
+        return float(loss), [tf.convert_to_tensor(each).numpy() for each in slopes]
 
     others = np.random.default_rng(1).integers(0, model.config.vocabulary_size, labels["sequence"].shape)
     weigh = weights["sequence"] > 0
-    plain = gradients(labels["sequence"])
-    for one, other in zip(plain, gradients(np.where(weigh, labels["sequence"], others)), strict=True):
+    loss, plain = learn(labels["sequence"])
+    assert loss == pytest.approx(by_hand(model, rows[:6]), rel=1e-4)
+    for one, other in zip(plain, learn(np.where(weigh, labels["sequence"], others))[1], strict=True):
         np.testing.assert_array_equal(one, other)
-    changed = gradients(np.where(weigh, others, labels["sequence"]))
+    _, changed = learn(np.where(weigh, others, labels["sequence"]))
     assert not all(np.array_equal(one, other) for one, other in zip(plain, changed, strict=True))
 
 

@@ -137,6 +137,21 @@ def test_the_objective_is_their_weighted_sum(make: Any, family: str, task: str, 
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_replicas_with_unlike_parts_make_one_mean(make: Any, two_replicas: Any) -> None:
+    """Of five padded rows one replica has three."""
+    inputs, labels, weights = draw("bert", "masked_lm")
+    found = []
+    for strategy in (tf.distribute.get_strategy(), two_replicas):
+        with strategy.scope():
+            student, teacher = make("bert", "masked_lm"), make("bert", "masked_lm", 3, 16, seed=1)
+            objective = Distillation(student, teacher, beta=2.0)
+            objective.hidden_map.kernel.assign(np.linspace(-1, 1, 12 * 16).reshape(12, 16))
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+            objective.compile("sgd", {"logits": loss}, jit_compile=False)
+        found.append(objective.evaluate(inputs, labels, sample_weight=weights, batch_size=ROWS, verbose=0))
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
 # --- the teacher
 
 

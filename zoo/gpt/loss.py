@@ -83,13 +83,13 @@ def _losses_in_parts(vectors: Any, table: Any, labels: Any, most_rows: int, tabl
     def losses(vectors: Any, table: Any) -> Any:
         part_vectors, part_labels = split(vectors), split(labels)
 
-        def collect(place: Any, state: list[Any]) -> tuple[Any, list[Any]]:
-            return place + 1, [state[0].write(place, measure(place)[0])]
-
         def measure(place: Any) -> tuple[Any, Any]:
             """The losses of a part, (size,), and their slopes by its logits, (size, vocabulary)."""
             logits = _logits(part_vectors[place], table)
             return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=part_labels[place])
+
+        def collect(place: Any, state: list[Any]) -> tuple[Any, list[Any]]:
+            return place + 1, [state[0].write(place, measure(place)[0])]
 
         def backward(upstream: Any) -> tuple[Any, Any]:
             # It needs nothing that the forward pass finds, and would run beside it, with as much memory again.

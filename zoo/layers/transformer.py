@@ -161,6 +161,7 @@ class TransformerStack(keras.layers.Layer):
                     block,
                     x,
                     padding_mask=padding_mask,
+                    document_ids=document_ids,
                     context=context,
                     context_mask=context_mask,
                 )
