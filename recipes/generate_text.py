@@ -59,7 +59,7 @@ class GenerateText(FineTuning):
     origin: GPTOrigin = dataclasses.field(default_factory=GPTOrigin)
     training: Training = dataclasses.field(default_factory=lambda: fine_tuning(epochs=3.0))
     evaluation_completions: int = 50
-    """Held-out prompts that the model completes at each evaluation, by the likeliest token each time; 0 for none."""
+    """Most held-out prompts that the model completes at each evaluation, evenly spaced; 0 for none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,10 +111,8 @@ def train_generator(settings: GenerateText) -> dict[str, Any]:
 
     def make_sample(model: Any) -> Callable[[], str]:
         def sample() -> str:
-            said = measure.complete(model, SAMPLES)
-            return "\n\n".join(
-                f"{held_out.texts(place)[0]}{settings.separator}{text}" for place, text in enumerate(said)
-            )
+            said = zip(measure.places, measure.complete(model, SAMPLES), strict=False)
+            return "\n\n".join(f"{held_out.texts(place)[0]}{settings.separator}{text}" for place, text in said)
 
         return sample
 

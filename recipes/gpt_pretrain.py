@@ -84,7 +84,7 @@ class GPTPretrain:
     def __post_init__(self) -> None:
         if not 0 < self.validation_fraction < 1:
             raise UserError(f"--validation-fraction is {self.validation_fraction}, and must be between 0 and 1")
-        if not self.logits_memory > 0:
+        if not 0 < self.logits_memory < float("inf"):
             raise UserError(f"--logits-memory is {self.logits_memory}, and must be above 0")
         if self.evaluation_windows < 1:
             raise UserError(f"--evaluation-windows is {self.evaluation_windows}, and must be at least 1")

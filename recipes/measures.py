@@ -195,42 +195,44 @@ class Completion(Measure):
     Args:
         source: the rows.
         batch_size: rows at a time; it does not change the result.
-        most: how many prompts the model completes, from the first on; 0 for none.
+        most: how many prompts the model completes, evenly spaced: a table may be sorted; 0 for none.
+
+    Attributes:
+        places: the rows of these.
     """
 
     def __init__(self, source: CompletionSource, batch_size: int, most: int) -> None:
-        self.source, self.most, self.batches = source, most, GroupedBatches(source, batch_size, None)
+        count = min(most, len(source.data))
+        self.source, self.batches = source, GroupedBatches(source, batch_size, None)
+        self.places = [place * len(source.data) // count for place in range(count)]
+        self._longest = len(source.separator) + int(source.data.counts()[1][self.places].max(initial=0))
         self._completer: Any = None
 
     def judge(self, model: Any) -> tuple[float, list[str]]:
-        """The mean loss of the tokens to predict, in nats, and what the model says to the first prompts."""
-        said = self.complete(model, self.most)
+        """The mean loss of the tokens to predict, in nats, and what the model says to each prompt of `places`."""
+        said = self.complete(model, len(self.places))
         return self._completer_of(model).mean_loss(self.batches), said
 
-    def complete(self, model: Any, most: int) -> list[str]:
-        """What the model says to the first `most` prompts, by the likeliest token each time, until the text ends or is
-        longer than every right one; without the separator before it."""
-        places = range(min(most, len(self.source.data)))
-        prompts = [self.source.data.ids(place)[0] for place in places]
-        longest = len(self.source.separator) + int(self.source.data.counts()[1][: len(places)].max(initial=0))
-        said = self._completer_of(model).complete(prompts, longest, self.batches.batch_size)
+    def complete(self, model: Any, count: int) -> list[str]:
+        """What the model says to the first `count` prompts of `places`, by the likeliest token each time, until the
+        text ends or is longer than every right one; without the separator before it."""
+        prompts = [self.source.data.ids(place)[0] for place in self.places[:count]]
+        said = self._completer_of(model).complete(prompts, self._longest, self.batches.batch_size)
         return [text.removeprefix(self.source.separator_text) for text in said]
 
     def figures(self, said: tuple[float, list[str]]) -> Figures:
         from recipes.reports.completion import completion_figures
 
         loss, texts = said
-        return completion_figures(loss, self._right(len(texts)), texts)
+        return completion_figures(loss, [right for _, right in self._rows()], texts)
 
     def write(self, said: tuple[float, list[str]], run: Path) -> list[str]:
         from recipes.reports.completion import write_completions
 
-        texts = said[1]
-        prompts = [self.source.data.texts(place)[0] for place in range(len(texts))]
-        return write_completions(run, prompts, self._right(len(texts)), texts)
+        return write_completions(run, self._rows(), said[1])
 
-    def _right(self, count: int) -> list[str]:
-        return [self.source.data.texts(place)[1] for place in range(count)]
+    def _rows(self) -> list[tuple[str, str]]:
+        return [self.source.data.texts(place) for place in self.places]
 
     def _completer_of(self, model: Any) -> Any:
         """The same at each evaluation, to be traced once."""

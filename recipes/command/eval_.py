@@ -50,7 +50,7 @@ class Evaluate:
     separator: str = "\n"
     """Of prompts, the text between them and their completions, as the model was trained with."""
     completions: int = 50
-    """Of prompts, how many the model is to complete word for word, from the first on; 0 for none."""
+    """Of prompts, how many the model completes at most, evenly spaced; 0 for none."""
     batch_size: int = 16
     """Windows, or rows, at a time; it does not change the result."""
 

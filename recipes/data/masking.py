@@ -51,7 +51,7 @@ class Masking:
         self.is_special = np.zeros(tokenizer.vocabulary_size, bool)
         self.is_special[list(special)] = True
         self.ordinary = np.array(sorted(set(vocabulary.values()) - special), np.int32)
-        self.continues = continuations(tokenizer)
+        self.continues = tokenizer.continues_word
 
     def count(self, width: int) -> int:
         """How many places a row of so many tokens has room for."""
@@ -99,14 +99,6 @@ class Masking:
         is_cut = (wanted < width) & (words[rows, np.minimum(wanted, width - 1)] == last)
         begins = (words == last[:, None]).argmax(axis=1)
         return np.where(is_cut & (begins > 0), begins, wanted)
-
-
-def continuations(tokenizer: Tokenizer) -> np.ndarray:
-    """By id of a "wordpiece" token, whether it continues a word: (vocabulary,) bool."""
-    continues = np.zeros(tokenizer.vocabulary_size, bool)
-    for token, number in tokenizer.specification.vocabulary.items():
-        continues[number] = token.startswith("##") and len(token) > 2
-    return continues
 
 
 def _own_places(token_ids: np.ndarray) -> np.ndarray:

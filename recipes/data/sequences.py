@@ -8,7 +8,7 @@ import numpy as np
 
 from recipes.data.batches import ArraySpec
 from recipes.data.grouping import Source, pad
-from recipes.data.masking import Masking, continuations
+from recipes.data.masking import Masking
 from recipes.data.tokens import Tokens, find_token
 from zoo.errors import UserError
 from zoo.text import Tokenizer
@@ -99,7 +99,7 @@ class SegmentPairs:
     def __init__(self, tokens: Tokens, tokenizer: Tokenizer, max_length: int, seed: int) -> None:
         self.tokens, self.length, self.room, self.seed = tokens, max_length, max_length - 3, seed
         self.cls, self.sep = tokenizer.special_ids["cls"], tokenizer.special_ids["sep"]
-        self.continues = continuations(tokenizer)
+        self.continues = tokenizer.continues_word
         if self.room < 2:
             raise UserError(f"--max-length is {max_length}, and must be at least 5 for pairs of segments")
         ends = find_token(tokens, self.sep)

@@ -21,7 +21,7 @@ def take_snapshot(model: Any, state: RunState) -> Snapshot:
     metrics they have to add them up."""
     others = _others(model)
     if state.mid_interval:
-        others |= _by_place(METRICS, model.metrics_variables)
+        others |= _by_place(METRICS, _metrics(model))
     return Snapshot(state, _copies(model.named_weights()), _copies(others))
 
 
@@ -49,11 +49,18 @@ def restore_metrics(model: Any, checkpoint: Checkpoint) -> None:
     Raises:
         BrokenCheckpointError: it is of other metrics.
     """
-    metrics = _by_place(METRICS, model.metrics_variables)
+    metrics = _by_place(METRICS, _metrics(model))
     checkpoint.require(OPTIMIZER, _kinds({**_others(model), **metrics}))
     for name, value in checkpoint.read(OPTIMIZER):
         if name in metrics:
             metrics[name].assign(value)
+
+
+def _metrics(model: Any) -> list[Any]:
+    """The variables of the metrics, but for the mean of each of several losses: Keras makes these when it traces the
+    step, which is too late to set them, and a run tells of their sum alone."""
+    of_single_losses = {id(each) for each in getattr(model._compile_loss, "metrics", ())}
+    return [each for metric in model.metrics if id(metric) not in of_single_losses for each in metric.variables]
 
 
 def _others(model: Any) -> dict[str, Any]:

@@ -30,30 +30,31 @@ def _is_right(right: str, said: str) -> bool:
     return said.strip() == right.strip()
 
 
-def write_completions(run: Path, prompts: Sequence[str], right: Sequence[str], said: Sequence[str]) -> list[str]:
+def write_completions(run: Path, rows: Sequence[tuple[str, str]], said: Sequence[str]) -> list[str]:
     """Write `completions.md`.
 
     Args:
         run: the run directory.
-        prompts: what was given.
-        right, said: as for `completion_figures`.
+        rows: prompts with their completions.
+        said: what the model says instead.
 
     Returns:
         Markdown that leads to it; nothing where nothing was said.
     """
     if not said:
         return []
-    wrong = [not _is_right(*each) for each in zip(right, said, strict=True)]
+    wrong = [not _is_right(right, text) for (_, right), text in zip(rows, said, strict=True)]
     shown = sorted(range(len(said)), key=lambda place: not wrong[place])[:MOST_COMPLETIONS]
     told = f"{sum(wrong):,} of {len(said):,} held-out prompts are not completed word for word"
     lines = ["# Completions", "", f"{told}. Here are {len(shown)}, the wrong ones first."]
     for place in shown:
+        prompt, right = rows[place]
         lines += [
             "",
-            f"## {escape(shorten(prompts[place]))}",
+            f"## {escape(shorten(prompt))}",
             "",
             f"- it said: {escape(shorten(said[place])) or NOTHING}",
-            f"- right: {escape(shorten(right[place]))}",
+            f"- right: {escape(shorten(right))}",
         ]
     write_text(run / PAGE, "\n".join(lines) + "\n")
     return [f"{told}: [completions]({PAGE}), the wrong ones first."]

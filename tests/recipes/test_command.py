@@ -96,6 +96,7 @@ def test_train_mistakes_leave_nothing_behind(capsys, tmp_path, text_file):
     assert "--width is 33, and must be a multiple of" in train(text_file, "--width", "33")
     assert "a bert model" in train(text_file, "--preset", "bert-nano")
     assert "give one with --from" in train(text_file, "--adapt", "lora")
+    assert "--logits-memory is 0.0, and must be above 0" in train(text_file, "--logits-memory", "0")
     assert "'gpt-pretrain'" in refuse(capsys, "train", "gpt-pretrian")
     assert "'train'" in refuse(capsys, "trian")
     assert "--data" in refuse(capsys, "train", "gpt-pretrain", "--out", out)

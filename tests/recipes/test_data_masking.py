@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.data.masking import Masking, continuations
+from recipes.data.masking import Masking
 from zoo.errors import UserError
 from zoo.text import Tokenizer, train_bpe, train_wordpiece
 from zoo.text.specification import Specification
@@ -70,7 +70,7 @@ def test_words_are_masked_whole_unless_one_is_too_long(seed: int, width: int, ra
     draw = np.random.default_rng(seed)
     ids, real = batch(draw, 4, width)
     masked = Masking(TOKENIZER, rate, whole_words=True).mask(ids, real, draw)
-    continues = continuations(TOKENIZER)
+    continues = TOKENIZER.continues_word
     for row in range(4):
         chosen = set(masked.positions[row][masked.weights[row] > 0].tolist())
         words: list[list[int]] = []
@@ -119,7 +119,7 @@ def test_a_row_of_special_tokens_has_nothing_to_predict() -> None:
 
 def test_continuations_are_told_by_their_spelling() -> None:
     tokenizer = train_wordpiece(["hug hugs hugging pug pugs bun buns"] * 20, 128)
-    continues = continuations(tokenizer)
+    continues = tokenizer.continues_word
     for token, number in tokenizer.specification.vocabulary.items():
         assert continues[number] == (token.startswith("##") and token != "##")
 

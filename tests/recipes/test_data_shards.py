@@ -1,7 +1,9 @@
 """Shards: the ids of the whole text however it is cut, byte for byte the same however their making was ended."""
 
 import json
+import os
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -144,6 +146,7 @@ broken_pieces = st.lists(
     chunk=st.sampled_from([5, 9, 1000]),
 )
 @example(data="a　  b".encode(), places=[3], chunk=9)  # a white space that ends in what might be a letter's byte
+@example(data=b"\xef\xbb\xbf a b", places=[0, 1, 2, 3], chunk=9)
 def test_the_parts_of_a_text_have_its_very_ids(
     tmp_path_factory: pytest.TempPathFactory,
     tokenizers: dict[str, Tokenizer],
@@ -271,8 +274,13 @@ def test_killed_at_any_moment_and_started_again_it_makes_the_same(made: tuple[Pa
 def test_what_is_there_is_not_made_again(made: tuple[Path, Path], tmp_path: Path) -> None:
     data, whole = made
     corpus, request = open_corpus(data), TokenizerTraining("bpe", 300)
-    out = tmp_path / "shards"
+    out, left_behind = tmp_path / "shards", tmp_path / ".shards.partial-99999999"
+    left_behind.mkdir()  # by a process of this machine that was killed; or of another one, which just begins
+    prepare(corpus, Tokenizer.load(whole), tmp_path / "shards", 5, Share(1, 5))
+    assert left_behind.is_dir()
+    shutil.rmtree(out)
     prepare(corpus, request, out, 5)
+    assert not left_behind.exists()
     times = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     (out / "train-00001-of-00005.json").unlink()
     cut_short = out / "train-00003-of-00005.bin"
@@ -328,7 +336,7 @@ def refuse(action: Callable[[], object], *words: str) -> None:
 
 
 def test_other_data_another_tokenizer_and_other_shards_are_refused(
-    folder: Path, tmp_path: Path, tokenizers: dict[str, Tokenizer]
+    folder: Path, tmp_path: Path, tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "shards"
 
@@ -342,6 +350,11 @@ def test_other_data_another_tokenizer_and_other_shards_are_refused(
     refuse(lambda: again(request=TokenizerTraining("bpe", 400)), "another tokenizer")
     refuse(lambda: again(count=4), "prepared as 3 shards, not 4", "--force")
     refuse(lambda: again(corpus=open_corpus(folder, validation_fraction=0.3)), "other data")
+    times = (folder / "0.txt").stat()
+    os.utime(folder / "0.txt", ns=(0, times.st_mtime_ns + 1))  # edited, to the same size
+    refuse(lambda: again(), "other data", "changed", "--force")
+    os.utime(folder / "0.txt", ns=(0, times.st_mtime_ns))
+    again()
     (folder / "new.txt").write_text("one more")
     refuse(lambda: again(), "other data", "changed", "--force")
     assert contents(out) == good
@@ -352,7 +365,8 @@ def test_other_data_another_tokenizer_and_other_shards_are_refused(
     assert contents(out) == good
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("years of work")
-    refuse(lambda: again(out=tmp_path / "thesis"), "not empty")
+    monkeypatch.setattr(preparation, "train_on", None)  # that would be work for nothing
+    refuse(lambda: again(out=tmp_path / "thesis", request=TokenizerTraining("bpe", 400)), "not empty")
     refuse(lambda: again(out=tmp_path / "thesis", force=True), "no plan.json")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.tag_baseline import Dictionary
 from recipes.data import tagged
 from recipes.data.problems import Problems
 from recipes.data.sentences import Layout, TagColumns, find_layout
 from recipes.data.tables import open_table
 from recipes.data.tagged import TaggedTexts, TagSource, read_tagged, read_texts
 from zoo.errors import UserError
-from zoo.text import Tokenizer, train_wordpiece
+from zoo.text import train_wordpiece
 
 BERT = train_wordpiece(["Ada Lovelace met Charles in London. The U.N. said so: unhappily, again-and-again."] * 20, 160)
 Put = Callable[[str, Any], Path]
@@ -319,7 +321,25 @@ def test_sentences_are_shared_out_and_texts_are_told(put: Put) -> None:
         ]
 
 
-def test_the_tokenizer_tells_which_tokens_go_on() -> None:
-    assert isinstance(BERT, Tokenizer)
-    written = {BERT.specification.vocabulary[token] for token in BERT.specification.vocabulary if token[:2] == "##"}
-    assert set(np.flatnonzero(BERT.continues_word)) == written
+# --- the baseline
+
+
+def test_the_dictionary_takes_the_longest_entity_and_its_most_frequent_label(put: Put) -> None:
+    train = put(
+        "a.conll",
+        "New B-LOC\nYork I-LOC\n\nNew B-LOC\nYork I-LOC\nTimes I-LOC\n\nYork B-PER\n\nYork B-LOC\n\nYork B-PER\n\n"
+        "Ada B-PER\n\nAda B-LOC\n\nof O\n",
+    )
+    dictionary = Dictionary(train, lowercase=False)
+    text = "Ada of New York Times York New york Ada"
+    words = [(match.start(), match.end()) for match in re.finditer(r"\S+", text)]
+    found = [(each.label, text[each.start : each.end]) for each in dictionary.find(text, words)]
+    assert found == [("LOC", "Ada"), ("LOC", "New York Times"), ("PER", "York"), ("LOC", "Ada")]
+    lowered = Dictionary(train, lowercase=True)
+    assert [text[each.start : each.end] for each in lowered.find(text, words)][3:] == ["New york", "Ada"]
+    spans = put("b.jsonl", AS_SPANS)
+    assert Dictionary(spans, lowercase=False).labels == {
+        ("Ada", "Lovelace"): "PER",
+        ("Charles",): "PER",
+        ("London",): "LOC",
+    }

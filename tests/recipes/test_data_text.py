@@ -341,6 +341,29 @@ def test_rows_without_text_are_problems(tmp_path: Path, caplog: pytest.LogCaptur
     assert (reading.problems.seen, reading.problems.unusable) == (3, 2)
 
 
+def test_parts_count_what_a_reader_counts(tmp_path: Path) -> None:
+    """Empty lines are no rows, and corrupt rows are some; a problem is told with its place in the whole table."""
+    lines = "".join(
+        f'{{"text": "{number}"}}\n\n' + "  \n" * (number % 3) + "{\n" * (number % 5 == 2) for number in range(20)
+    )
+    records = "".join(f'"{number}\n"\n\n' + '1,"2"\n' * (number % 5 == 2) for number in range(20))
+    put(tmp_path / "a.jsonl", lines)
+    put(tmp_path / "a.csv", "text\n\n" + records)
+    table(tmp_path / "a.parquet", [str(number) if number % 6 else " " for number in range(24)])
+    for suffix, count in (("jsonl", 24), ("csv", 24), ("parquet", 24)):
+        (document,) = find_documents(tmp_path / f"a.{suffix}")
+        train, held_out = document.split(0.25)
+        assert train.part["rows"] == [0, count * 3 // 4]
+        assert texts([train]) + texts([held_out]) == texts([document])
+        whole, first, second = Reading(), Reading(), Reading()
+        for each, reading in ((document, whole), (train, first), (held_out, second)):
+            list(each.chunks(reading))
+        assert first.problems.reasons + second.problems.reasons == whole.problems.reasons
+        assert first.problems.seen + second.problems.seen == whole.problems.seen == count
+        assert [*first.problems.examples, *second.problems.examples][:3] == whole.problems.examples
+        assert second.problems.examples[0].startswith(f"{document.path}:")
+
+
 # --- several paths
 
 

@@ -146,6 +146,7 @@ def test_neither_model_nor_checkpoint_holds_the_teacher(distilled: Path) -> None
     assert sum(name.startswith("random.") for name in others) == 2 * 2 + 1 + 1
 
 
+@pytest.mark.full  # its kin in test_classify_text and test_bert_pretrain are in the quick tier
 def test_stopped_and_started_again_it_ends_as_one_that_never_was(
     distilled: Path, classifier: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +186,7 @@ def test_another_teacher_is_no_way_to_go_on(
 # --- language models
 
 
+@pytest.mark.full  # its kin in test_classify_text and test_bert_pretrain are in the quick tier
 @pytest.mark.parametrize(("task", "figure"), [("masked_lm", "masked_accuracy"), ("generate", "perplexity")])
 def test_a_language_model_learns_from_text(
     teachers: Teachers, text: Path, tmp_path: Path, task: str, figure: str
@@ -205,6 +207,7 @@ def test_a_language_model_learns_from_text(
     )
 
 
+@pytest.mark.full  # its kin in test_classify_text and test_bert_pretrain are in the quick tier
 def test_two_replicas_end_where_one_device_does(teachers: Teachers, table: Path, tmp_path: Path) -> None:
     options = "--preset bert-nano --dropout 0 --beta 1 --clip-norm 0.1 --steps 6 --evaluate-every 3"
     arguments = command(teachers("classify"), table, None, *options.split(), "--learning-rate", "1e-3")

@@ -133,6 +133,7 @@ def test_the_best_model_is_measured_again_text_by_text(trained: Path) -> None:
     assert f"{ranks.count(1)} of {HELD_OUT} held-out texts are nearest to their partner" in page
 
 
+@pytest.mark.full  # its kin in test_classify_text and test_bert_pretrain are in the quick tier
 def test_stopped_and_started_again_it_ends_as_one_that_never_was(
     trained: Path, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +177,7 @@ def test_texts_alone_are_paired_with_themselves(
     assert "held out: 10 pairs of texts" in capsys.readouterr().err
 
 
+@pytest.mark.full  # its kin in test_classify_text and test_bert_pretrain are in the quick tier
 def test_two_replicas_end_where_one_device_does(pairs_file: Path, tmp_path: Path) -> None:
     """Stated twice, each pair meets its like in a batch, on either replica."""
     content = pairs_file.read_text().splitlines()

@@ -3,10 +3,7 @@
 import csv
 import itertools
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -34,7 +31,9 @@ from recipes.evaluation import Completer
 from recipes.generate_text import next_token_loss
 from recipes.measures import Completion
 from recipes.reports.completion import completion_figures, write_completions
-from tests.recipes.resuming import ROOT, arrays, kill, newest_step, outcome, start, wait_until
+from tests.recipes.mirroring import assert_two_replicas_equal_one
+from tests.recipes.resuming import arrays, kill, newest_step, outcome, start, wait_until
+from zoo.errors import UserError
 from zoo.generation import Generator
 from zoo.text import Tokenizer, train_bpe, train_characters
 
@@ -76,7 +75,7 @@ def rows() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def folder(rows: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train.csv, and held_out.jsonl with other names for the columns."""
+    """train.csv, and held_out.jsonl, with the columns the other way round."""
     folder = tmp_path_factory.mktemp("prompts")
     write_table(folder / "train.csv", ["id", "prompt", "completion"], *(("7", *row) for row in rows[HELD_OUT:]))
     lines = (json.dumps({"completion": right, "prompt": prompt}) + "\n" for prompt, right in rows[:HELD_OUT])
@@ -210,6 +209,7 @@ def test_the_model_that_is_left_generates_and_is_measured(
     assert "bits_per_byte" in json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+@pytest.mark.full  # its kin in test_classify_text and test_bert_pretrain are in the quick tier
 def test_killed_and_started_again_it_ends_as_one_that_never_was(folder: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = "--dropout 0.1 --steps 40 --evaluate-every 20 --save-every 4 --evaluation-completions 4"
@@ -222,18 +222,7 @@ def test_killed_and_started_again_it_ends_as_one_that_never_was(folder: Path, tm
     assert outcome(parts, 40) == outcome(whole, 40)
 
 
-MIRRORED = """
-import sys
-import tensorflow as tf
-from recipes.command import run
-
-devices = [tf.config.LogicalDeviceConfiguration()] * 2
-tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
-for strategy in ("one", "mirrored"):
-    assert run([*sys.argv[2:], "--out", f"{sys.argv[1]}/{strategy}", "--strategy", strategy]) == 0
-"""
-
-
+@pytest.mark.full  # its kin in test_classify_text and test_bert_pretrain are in the quick tier
 def test_two_replicas_end_where_one_device_does(folder: Path, tmp_path: Path) -> None:
     """Half of the completions are one word, the others ten: a mean of means would be another number."""
     draw = random.Random(0)
@@ -244,25 +233,9 @@ def test_two_replicas_end_where_one_device_does(folder: Path, tmp_path: Path) ->
     short = "--clip-norm 0.1 --learning-rate 1e-3 --steps 6 --evaluate-every 3 --batch-size 8 --max-length 64"
     arguments = command(tmp_path, tmp_path, *short.split(), "--evaluation-completions", "0")
     place = arguments.index("--out")
-    done = subprocess.run(
-        [sys.executable, "-c", MIRRORED, str(tmp_path), *arguments[:place], *arguments[place + 2 :]],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "on 2 CPUs" in done.stderr
-    one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "mirrored")
-    assert "validation_exact_match" not in one[0] and not (tmp_path / "one" / "completions.md").exists()
-    for name in ("loss", "validation_loss"):
-        assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-5)
-    ours, theirs = (zoo.load(tmp_path / name).named_weights() for name in ("one", "mirrored"))
-    for name, weight in ours.items():
-        a, b = weight.numpy(), theirs[name].numpy()
-        if name.endswith("qkv.bias"):  # the key's third has no true gradient: Adam makes full steps of its rounding
-            a, b = (np.delete(each, np.s_[len(each) // 3 : 2 * len(each) // 3]) for each in (a, b))
-        assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(a) + 1e-7, name
+    assert_two_replicas_equal_one([*arguments[:place], *arguments[place + 2 :]], tmp_path)
+    assert "validation_exact_match" not in rows_of(tmp_path / "one")[0]
+    assert not any((tmp_path / "one" / name).exists() for name in ("completions.md", "samples.txt"))
 
 
 def test_lora_leaves_a_merged_model(trained: Path, rows: list, folder: Path, tmp_path: Path) -> None:
@@ -323,6 +296,14 @@ def test_text_and_tables_are_told_apart(tmp_path: Path, name: str, content: str,
     text_column = asked.pop("text_column", None)
     path = tmp_path / Path(name).parts[0]
     assert is_text(path, CompletionColumns(**asked), text_column) is wanted
+
+
+def test_a_folder_of_several_kinds_of_tables_is_text(tmp_path: Path) -> None:
+    for name, content in (("a.csv", "prompt,completion\na,b\n"), ("b.json", "[]"), ("c.txt", "text")):
+        (tmp_path / name).write_text(content)
+    assert is_text(tmp_path, CompletionColumns())
+    with pytest.raises(UserError, match="does not exist"):
+        is_text(tmp_path / "nowhere", CompletionColumns())
 
 
 # --- the table
@@ -430,11 +411,12 @@ def test_training_sees_the_very_prompt_that_generation_sees(tmp_path: Path) -> N
 def test_what_is_too_long_is_cut_as_promised(data: st.DataObject) -> None:
     """Against a loop that takes tokens away one by one."""
     draw = data.draw
-    length, end = draw(st.integers(3, 20)), 0
+    length = draw(st.integers(3, 20))
     separator = "|" * draw(st.integers(0, length - 2))
     counts = draw(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=4))
-    tokenizer = train_characters(["ab|"])
-    rows = [("a" * prompt, "b" * completion) for prompt, completion in counts]
+    tokenizer = train_characters(["abcdefghijklmnopqrstuvwxyz|"])
+    letters = "abcdefghijklmnopqrstuvwxyz" * 2
+    rows = [(letters[:prompt], letters[::-1][:completion]) for prompt, completion in counts]
 
     class Fake:
         columns = ("prompt", "completion")
@@ -520,11 +502,18 @@ def test_figures_and_page_by_hand(tmp_path: Path) -> None:
     figures = completion_figures(0.5, right, said)
     assert figures == {"loss": 0.5, "perplexity": pytest.approx(1.6487213), "exact_match": pytest.approx(1 / 3)}
     assert completion_figures(1000.0, [], [])["perplexity"] < float("inf")
-    told = write_completions(tmp_path, ["say *red*", "say\nblue", "say green"], right, said)
+    told = write_completions(tmp_path, list(zip(["say *red*", "say\nblue", "say green"], right, strict=True)), said)
     assert told == [
         "2 of 3 held-out prompts are not completed word for word: [completions](completions.md), the wrong ones first."
     ]
     page = (tmp_path / "completions.md").read_text()
     assert page.index("## say blue") < page.index("## say green") < page.index("## say \\*red\\*")
     assert "- it said: blaue\n- right: blau\n" in page and "- it said: (nothing)\n- right: gruen\n" in page
-    assert write_completions(tmp_path, [], [], []) == []
+    assert write_completions(tmp_path, [], []) == []
+
+
+def test_prompts_of_a_sorted_table_are_taken_evenly(folder: Path, tokenizer: Tokenizer) -> None:
+    source = held_out_source(folder, tokenizer)
+    assert Completion(source, 8, 4).places == [0, 7, 15, 22]
+    assert Completion(source, 8, 100).places == list(range(HELD_OUT))
+    assert Completion(source, 8, 0).places == []

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from recipes.data.questions import Answer, Question
 from recipes.reports import answering, tagging
 from recipes.reports.answering import answer_figures, write_answering
+from recipes.reports.classification import classification_figures, write_classification
 from recipes.reports.markdown import LONGEST_TEXT, escape, shorten
 from recipes.reports.tagging import Score, mark, score_entities, write_tagging
 from zoo.text.entities import Entity, join_labels
@@ -162,6 +164,31 @@ def test_the_worst_answers_come_first(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(answering, "MOST_QUESTIONS", 1)
     write_answering(tmp_path, QUESTIONS, said)
     assert (tmp_path / "answers.md").read_text().count("## ") == 1
+
+
+# --- classes
+
+
+def test_the_mistakes_that_a_classifier_was_surest_of_come_first(tmp_path: Path) -> None:
+    targets = np.array([0, 0, 1, 1, 2])
+    rows = [[0.9, 0.1, 0.0], [0.4, 0.6, 0.0], [0.8, 0.1, 0.1], [0.1, 0.9, 0.0], [0.3, 0.7, 0.0]]
+    probabilities = np.array(rows, np.float32)
+    # Class 0 is said twice, once rightly, of two that there are; 1 three times, once rightly, of two; 2 never.
+    macro = (2 / 4 + 2 / 5 + 0.0) / 3
+    assert classification_figures(targets, probabilities) == {
+        "accuracy": pytest.approx(2 / 5),
+        "macro_f1": pytest.approx(macro),
+    }
+    texts = ["a", "b | c", "d\ne", "f", "<g>"]
+    lines = write_classification(tmp_path, targets, probabilities, ("x", "y", "z"), texts.__getitem__)
+    page = (tmp_path / "mistakes.md").read_text()
+    assert [line for line in page.splitlines() if line.startswith("| 0.")] == [
+        "| 0.80 | x | y | d e |",
+        "| 0.70 | y | z | &lt;g> |",
+        "| 0.60 | y | x | b \\| c |",
+    ]
+    assert lines[-1] == "3 of 5 held-out rows are wrong: [the surest mistakes](mistakes.md)."
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_texts_are_no_markup() -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,7 @@ def test_what_was_measured_is_what_is_predicted(
     assert [(each["label"], each["text"]) for each in record["entities"]] == [("PER", "Ada Hopper"), ("LOC", "London")]
 
 
+@pytest.mark.full  # its kin in test_classify_text and test_bert_pretrain are in the quick tier
 def test_stopped_and_started_again_it_ends_as_one_that_never_was(
     trained: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +140,7 @@ def test_stopped_and_started_again_it_ends_as_one_that_never_was(
     assert outcome(out, STEPS) == outcome(trained, STEPS)
 
 
+@pytest.mark.full  # its kin in test_classify_text and test_bert_pretrain are in the quick tier
 def test_two_replicas_end_where_one_device_does(folder: Path, tmp_path: Path) -> None:
     options = "--dropout 0 --clip-norm 0.1 --steps 6 --evaluate-every 3 --learning-rate 1e-3"
     assert_two_replicas_equal_one(arguments(folder, None, *options.split()), tmp_path, "validation_entity_f1")
@@ -224,6 +227,11 @@ def test_what_cannot_be_measured_is_said(
     for name in ("batch-size", "stride", "max-length"):
         refuse(capsys, [*known, f"--{name}", "0"], f"--{name} is 0, and must be at least 1")
     refuse(capsys, [*known, "--tags-column", "x"], "--tags-column is 'x'")
+    zoo.save(zoo.create("vit-nano"), tmp_path / "vit")
+    refuse(capsys, ["eval", str(tmp_path / "vit"), *known[2:]], "is a vit model, and zoo eval measures those that read")
+    nameless = shutil.copytree(trained / "model", tmp_path / "nameless")
+    (nameless / "labels.txt").unlink()
+    refuse(capsys, ["eval", str(nameless), *known[2:]], f"{nameless} has no labels.txt")
 
 
 @pytest.mark.full  # three conversions, each in a process of its own

@@ -44,7 +44,7 @@ def cosines_of(embedder: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def by_hand(cosines: np.ndarray, first_texts: list[int], second_texts: list[int]) -> float:
-    """Gao et al. 2021, equation 5, in both directions, a pair at a time, without what is no negative."""
+    """Gao et al. 2021, equation 1, in both directions, a pair at a time, without what is no negative."""
     total = 0.0
     for i in range(len(cosines)):
         for texts, others, row in (

@@ -17,7 +17,7 @@ EXCLUDED = -1e9  # added to the logit of what is no negative
 class PairContrast(Objective):
     """Trains a model for the task "embed" on pairs of texts: cosines over a temperature, and the mean of both
     cross-entropies, of the right second among those of the whole batch and of the right first (Gao et al. 2021, SimCSE,
-    equation 5; negatives of the batch as in Henderson et al. 2017, section 4). Under a distribution strategy the
+    equation 1; negatives of the batch as in Henderson et al. 2017, section 4). Under a distribution strategy the
     batch is that of all replicas.
 
     Takes the inputs of the model, for the first text of each pair under their own names and for the second with `pair_`
