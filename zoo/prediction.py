@@ -77,8 +77,8 @@ class Predictor:
 
     - "classify": `label`, `probability`, and the best five of `probabilities`.
     - "tag": `entities`, each with `label`, `text`, `start`, `end` (characters), and `probability`, that of the word
-      that is least certain; labels that begin with B-, I- and the like are joined as they mean, and "O" is left out. Words
-      are what the tokenizer splits at white space and punctuation.
+      that is least certain; labels that begin with B-, I- and the like are joined as they mean, and "O" is left out.
+      Words are what the tokenizer splits at white space and punctuation.
     - "answer" (a question, and a context of any length): `answer`, `start`, `end` (characters of the context), `score`.
     - "masked_lm": for each mask in the text `start` (character) and the best five of `tokens`.
     - "generate": the best five of `tokens` to come next.
