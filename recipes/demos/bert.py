@@ -7,6 +7,7 @@ from typing import Any
 
 from recipes.bert_pretrain import BERTPretrain, train_bert
 from recipes.classify_text import ClassifyText, train_classifier
+from recipes.data.labelled import Columns
 from recipes.data.samples import docstrings_folder, python_documentation_folder
 from recipes.demos.journey import ARTEFACTS, Arrival, Journey, artefact_figures
 from recipes.engine.optimizer import Optimization
@@ -33,7 +34,7 @@ def travel(journey: Journey) -> Arrival:
         require_free(directory, journey.force, marker="recipe.json")
     require_free(bundle, journey.force, marker="bundle.json")
     documentation, docstrings = python_documentation_folder(), docstrings_folder()
-    origin = Origin(preset="bert-tiny", vocabulary_size=4096, max_length=LENGTH, dropout=0.0)
+    origin = Origin(preset="bert-tiny", vocabulary_size=4096, max_length=LENGTH, dropout=0.0, neighbour_blocks=2)
     before = train_bert(
         BERTPretrain(
             data=(documentation,),
@@ -51,6 +52,7 @@ def travel(journey: Journey) -> Arrival:
             data=docstrings / "train.csv",
             validation_data=docstrings / "test.csv",
             out=run_directory,
+            columns=Columns(text_column="docstring", label_column="package"),
             origin=Origin(source=str(pretrained)),
             training=fine,
             restart=journey.force,
