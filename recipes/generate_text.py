@@ -126,7 +126,7 @@ def train_generator(settings: GenerateText) -> dict[str, Any]:
         judged_by="loss",
         facts=facts,
         highest_is_best=False,
-        make_sample=make_sample,
+        make_sample=make_sample if settings.evaluation_completions else None,
     )
     return fine_tune(settings, tuning, beginning, tokenizer)
 
