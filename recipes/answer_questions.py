@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.data.questions import QuestionColumns
+from recipes.data.tables import Table
 from recipes.engine.origin import Origin
 from recipes.engine.settings import Training
 from recipes.fine_tuning import FineTuning, Tuning, begin, fine_tune, fine_tuning, require_wordpiece, share_out
@@ -66,7 +67,7 @@ def train_answerer(settings: AnswerQuestions) -> dict[str, Any]:
     length = beginning.length
     data = answered.read_answered(table, columns, tokenizer, length, settings.stride)
 
-    def read(other: Any) -> answered.AnsweredQuestions:
+    def read(other: Table) -> answered.AnsweredQuestions:
         return answered.read_answered(other, find_columns(other, settings.columns), tokenizer, length, settings.stride)
 
     train_data, held_out = share_out(settings, data, answered.split, read)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.data.labelled import Columns
+from recipes.data.tables import Table
 from recipes.fine_tuning import FineTuning, Tuning, begin, fine_tune, share_out
 from zoo.errors import UserError
 
@@ -55,7 +56,7 @@ def train_classifier(settings: ClassifyText) -> dict[str, Any]:
     data = labelled.read_labelled(table, columns, tokenizer)
     labelled.require_classes(data, settings.data)
 
-    def read(other: Any) -> labelled.LabelledTexts:
+    def read(other: Table) -> labelled.LabelledTexts:
         return labelled.read_labelled(other, labelled.find_columns(other, Columns(*columns)), tokenizer, data.labels)
 
     train_data, held_out = share_out(settings, data, labelled.split, read)

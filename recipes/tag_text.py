@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.data.sentences import TagColumns
+from recipes.data.tables import Table
 from recipes.fine_tuning import FineTuning, Tuning, begin, fine_tune, require_wordpiece, share_out
 
 
@@ -53,7 +54,7 @@ def train_tagger(settings: TagText) -> dict[str, Any]:
     )
     data = tagged.read_tagged(table, layout, tokenizer)
 
-    def read(other: Any) -> tagged.TaggedTexts:
+    def read(other: Table) -> tagged.TaggedTexts:
         return tagged.read_tagged(other, find_layout(other, settings.columns), tokenizer, data.types)
 
     train_data, held_out = share_out(settings, data, tagged.split, read)
