@@ -199,10 +199,12 @@ class Store:
             self._failure = failure
 
     def _thin_out(self, state: RunState) -> None:
-        """Keep the last ones and the best. Those of later steps are from before a fall back: they were broken."""
+        """Keep the last ones, the best, and the one with the lowest validation loss, where the best is told by another
+        figure or was not saved. Those of later steps are from before a fall back: they were broken."""
         steps = [step for step in self.steps() if step <= state.step]
         evaluated = {row["step"]: row["validation_loss"] for row in state.rows if row["step"] in steps}
         kept = {*steps[: self.keep_last], *sorted(evaluated, key=lambda step: (evaluated[step], step))[:1]}
+        kept |= {state.best["step"]} if state.best else set()
         for step in set(self.steps()) - kept:
             # Under a hidden name first: a kill in between leaves no broken checkpoint.
             path = self.path(step)

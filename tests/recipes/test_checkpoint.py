@@ -21,10 +21,13 @@ from zoo.errors import UserError
 FILES = ("weights.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
 
 
-def snapshot(step: int, losses: dict[int, float] | None = None) -> Snapshot:
-    """What a run that was evaluated at some steps saves at another."""
+def snapshot(step: int, losses: dict[int, float] | None = None, best: int | None = None) -> Snapshot:
+    """What a run that was evaluated at some steps saves at another; `best` is the step of the best, the one with the
+    lowest loss where None."""
     rows = tuple({"step": each, "loss": 1.0, "validation_loss": loss} for each, loss in (losses or {}).items())
-    state = RunState(step, step / 8, rows, ((1, "é\n"),), rows[0] if rows else None, "", True)
+    by_step = {row["step"]: row for row in rows}
+    lowest = min(rows, key=lambda row: row["validation_loss"]) if rows else None
+    state = RunState(step, step / 8, rows, ((1, "é\n"),), by_step[best] if best else lowest, "", True)
     rng = np.random.default_rng(step)
     weights = {"a.kernel": rng.normal(size=(3, 5)).astype("float32"), "a.scale": np.array(2.5, "float16")}
     others = {
@@ -198,6 +201,16 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     store.wait()
     assert store.steps() == [65, 60]
     assert [path for path in store.directory.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_best_by_another_figure_is_kept(tmp_path: Path) -> None:
+    """Its loss is not the lowest, but its accuracy was the highest: a run that goes on may need it for `model/`."""
+    store = Store(tmp_path / "checkpoints", keep_last=1)
+    losses = {10: 3.0, 20: 2.0, 30: 4.0, 40: 5.0}
+    for step in losses:
+        store.save(snapshot(step, {each: loss for each, loss in losses.items() if each <= step}, best=10))
+        store.wait()
+    assert store.steps() == [40, 20, 10]
 
 
 def test_broken_ones_of_later_steps_give_way(tmp_path: Path) -> None:
