@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from recipes.data.completions import CompletionColumns
+from recipes.data.completions import SEPARATOR, CompletionColumns
 from recipes.engine.settings import Training
 from recipes.fine_tuning import FineTuning, Tuning, begin, fine_tune, fine_tuning, share_out
 from recipes.gpt_pretrain import GPTOrigin, GPTPretrain, require_end_of_text, train_gpt
@@ -54,7 +54,7 @@ class GenerateText(FineTuning):
     columns: CompletionColumns = dataclasses.field(default_factory=CompletionColumns)
     text_column: str | None = None
     """Column of the text in tables that have no prompts; guessed where its name is plain."""
-    separator: str = "\n"
+    separator: str = SEPARATOR
     """Text between a prompt and its completion, which the model learns to say before the latter; '' for none."""
     origin: GPTOrigin = dataclasses.field(default_factory=GPTOrigin)
     training: Training = dataclasses.field(default_factory=lambda: fine_tuning(epochs=3.0))

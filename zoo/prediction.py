@@ -80,6 +80,7 @@ class Predictor:
       that is least certain; labels that begin with B-, I- and the like are joined as they mean, and "O" is left out.
       Words are what the tokenizer splits at white space and punctuation.
     - "answer" (a question, and a context of any length): `answer`, `start`, `end` (characters of the context), `score`.
+      The answer is "" where a question may have none, and the model says so.
     - "masked_lm": for each mask in the text `start` (character) and the best five of `tokens`.
     - "generate": the best five of `tokens` to come next.
     - "contrast" (images, and labels to choose from): as "classify".
@@ -88,12 +89,19 @@ class Predictor:
         model: a `ZooModel` with what it needs to read or see.
         labels: for "contrast", what an image may show; a text each.
         template: what is said of a label to the text tower, with {} for it.
+        unanswerable: for "answer", whether a question may have no answer: for models that were trained on some of them.
 
     Raises:
         UserError: the task answers nothing, or labels are missing or not wanted.
     """
 
-    def __init__(self, model: Any, labels: Sequence[str] = (), template: str = "a photo of {}.") -> None:
+    def __init__(
+        self,
+        model: Any,
+        labels: Sequence[str] = (),
+        template: str = "a photo of {}.",
+        unanswerable: bool = False,
+    ) -> None:
         answers: dict[str, Callable[..., list[Record]]] = {
             "classify": self._classify,
             "tag": self._tag,
@@ -108,7 +116,9 @@ class Predictor:
             )
         if (model.task == "contrast") != bool(labels):
             raise UserError("only CLIP takes labels to choose from" if labels else "CLIP needs labels to choose from")
-        self.model, self.labels, self.template = model, list(labels), template
+        if unanswerable and model.task != "answer":
+            raise UserError(f"a {model.family} model for {model.task!r} answers no questions, unanswerable or not")
+        self.model, self.labels, self.template, self.unanswerable = model, list(labels), template, unanswerable
         names = Counter(self.labels or model.labels or ())
         self._ambiguous = {i for i, name in enumerate(self.labels or model.labels or ()) if names[name] > 1}
         self._answers = answers[model.task]
@@ -184,9 +194,10 @@ class Predictor:
             for start in range(0, len(inputs["pair"]), count)
         ]
         starts, ends = (np.concatenate([each[name] for each in outputs]) for name in ("start_logits", "end_logits"))
+        found = best_spans(inputs, starts, ends, null=self.unanswerable)
         return [
             {"answer": context[span.start : span.end], **dataclasses.asdict(span)}
-            for context, span in zip(contexts, best_spans(inputs, starts, ends), strict=True)
+            for context, span in zip(contexts, found, strict=True)
         ]
 
     def _fill(self, items: Sequence[str], pairs: Sequence[str] | None) -> list[Record]:

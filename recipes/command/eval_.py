@@ -8,13 +8,15 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from recipes.command.parsing import parse
-from recipes.data import answered, completions, labelled, questions, sentences, tagged
+from recipes.data import answered, completions, labelled, pairs, questions, sentences, tagged
 from recipes.data.tables import open_table
 from recipes.data.text import find_documents, open_corpus
+from recipes.engine.directory import RECORD
 from recipes.engine.start import start_tensorflow
-from recipes.measures import Answering, Classification, Completion, Measure, Tagging
+from recipes.measures import Answering, Classification, Completion, Measure, Retrieval, Tagging
 from zoo.directory import LABELS, Saved, find_model_directory, read_saved
 from zoo.errors import UserError
+from zoo.files import read_json
 from zoo.huggingface import reading_length
 from zoo.text import Tokenizer
 from zoo.text.entities import OUTSIDE, split_label
@@ -33,7 +35,9 @@ class Evaluate:
     tokens and bytes; or, on a table as generate-text takes it, how well it completes prompts: loss, perplexity, exact
     match, and the number of rows. A classifier, on a table as classify-text takes it: accuracy, macro F1, and the
     number of rows. A tagger, as tag-text: precision, recall and F1 of entities, and the number of sentences. A model
-    that answers questions, as answer-questions: exact match, F1, and the number of questions.
+    that answers questions, as answer-questions: exact match, F1, and the number of questions. An embedder, as
+    embed-text: how well texts find those that belong to them, by recall at 1 and 10 and mean reciprocal rank, and the
+    number of pairs.
     """
 
     source: Annotated[Positional[Path], arg(metavar="SOURCE")]
@@ -47,8 +51,8 @@ class Evaluate:
     """Longest input in tokens, of a table; None for the model's."""
     stride: int = 128
     """Of questions, by how many tokens of a context a window is further on than the one before."""
-    separator: str = "\n"
-    """Of prompts, the text between them and their completions, as the model was trained with."""
+    separator: str | None = None
+    """Of prompts, the text between them and their completions; None for that of the run, and else for a line's end."""
     completions: int = 50
     """Of prompts, how many the model completes at most, evenly spaced; 0 for none."""
     batch_size: int = 16
@@ -64,7 +68,9 @@ def run(arguments: list[str]) -> int:
     if settings.completions < 0:
         raise UserError(f"--completions is {settings.completions}, and must be 0 or more")
     saved = read_saved(find_model_directory(settings.source))
-    by_table = saved.task in ("classify", "tag", "answer") or (saved.task == "generate" and _has_prompts(settings))
+    by_table = saved.task in ("classify", "tag", "answer", "embed") or (
+        saved.task == "generate" and _has_prompts(settings)
+    )
     print(json.dumps(_judge(settings, saved) if by_table else _predict(settings)))
     return 0
 
@@ -104,8 +110,14 @@ def _open_measure(settings: Evaluate, saved: Saved) -> tuple[Measure, dict[str, 
     if saved.task == "generate":
         prompts = completions.find_columns(table, _prompt_columns(settings))
         rows = completions.read_completions(table, prompts, tokenizer)
-        source = completions.CompletionSource(rows, tokenizer, length, settings.separator)
+        source = completions.CompletionSource(rows, tokenizer, length, _separator(settings))
         return Completion(source, size, settings.completions), {"rows": len(rows)}
+    if saved.task == "embed":
+        sides = pairs.find_columns(table, pairs.PairColumns(settings.columns.text_column, settings.columns.pair_column))
+        texts = pairs.read_pairs(table, sides, tokenizer)
+        if len(texts) < 2:
+            raise UserError(f"{settings.data} has {len(texts)} row: there is no other text to tell its own from")
+        return Retrieval(texts, tokenizer, length, size), {"pairs": len(texts)}
     if saved.labels is None:
         raise UserError(f"{saved.directory} has no {LABELS}: what its classes are called is not known")
     if saved.task == "tag":
@@ -116,6 +128,19 @@ def _open_measure(settings: Evaluate, saved: Saved) -> tuple[Measure, dict[str, 
     columns = labelled.find_columns(table, settings.columns)
     classes = labelled.read_labelled(table, columns, tokenizer, saved.labels)
     return Classification(classes, tokenizer, length, size), {"rows": len(classes)}
+
+
+def _separator(settings: Evaluate) -> str:
+    """What stands between prompts and completions."""
+    if settings.separator is not None:
+        return settings.separator
+    record = settings.source / RECORD
+    if not record.is_file():
+        return completions.SEPARATOR
+    try:
+        return str(read_json(record)["settings"].get("separator", completions.SEPARATOR))
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{record} is damaged and does not tell the separator: give --separator") from None
 
 
 def _predict(settings: Evaluate) -> dict[str, Any]:

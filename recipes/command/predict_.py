@@ -29,6 +29,8 @@ class Predict:
     """Load the model for another task than it was saved for."""
     context: str | None = None
     """For a model that answers questions: the text that holds the answer."""
+    unanswerable: bool = False
+    """For a model that answers questions, and was trained on some without an answer: let it say that there is none."""
     pairs: bool = False
     """Each text is two, with a tab between them."""
     labels: str | None = None
@@ -61,7 +63,7 @@ def run(arguments: list[str]) -> int:
     import zoo
     from zoo.prediction import Predictor
 
-    predictor = Predictor(zoo.load(directory, task=task), labels, settings.template)
+    predictor = Predictor(zoo.load(directory, task=task), labels, settings.template, settings.unanswerable)
     batch: list[Any] | None = first
     while batch:
         texts, pairs = _pair(batch, settings)
@@ -89,7 +91,7 @@ def _say(record: dict[str, Any]) -> str:
     if "entities" in record:
         return ", ".join(f"{each['label']}: {each['text']}" for each in record["entities"]) or "-"
     if "answer" in record:
-        return f"{record['answer'] or '-'} {record['score']:.3f}"
+        return f"{record['answer'] or '(no answer)'} {record['score']:.3f}"
     masks = record.get("masks", [record])
     return "; ".join(
         " ".join(f"{each['token']!r} {each['probability']:.3f}" for each in mask["tokens"]) for mask in masks

@@ -19,7 +19,7 @@ def run(arguments: list[str]) -> int:
     if name not in RECIPES:
         raise UserError(f"unknown recipe {name!r}{nearest(name, RECIPES)}")
     recipe = RECIPES[name]
-    settings: Any = parse(recipe.settings, rest, f"zoo train {name}")
+    settings = _parse_length(recipe.settings, rest, f"zoo train {name}")
     summary = recipe.train(settings)
     if settings.json:
         print(json.dumps(summary))
@@ -31,3 +31,20 @@ def run(arguments: list[str]) -> int:
                 else f"{key.replace('_', ' ')}: {value}"
             )
     return 0
+
+
+def _parse_length(settings: type[Any], arguments: list[str], program: str) -> Any:
+    """Parse, with the recipe's own number of epochs put aside where --steps says how long to train.
+
+    Raises:
+        UserError: --epochs says so too, or as `parse`.
+    """
+    named = {argument.partition("=")[0] for argument in arguments}
+    if "--steps" not in named:
+        return parse(settings, arguments, program)
+    if "--epochs" not in named:
+        return parse(settings, [*arguments, "--epochs", "None"], program)
+    parsed = parse(settings, arguments, program)
+    if parsed.training.epochs is not None:
+        raise UserError("--steps and --epochs both say how long to train: give one of them")
+    return parsed

@@ -37,6 +37,7 @@ NAMES = (
     ("source", "target"),
 )
 PROMPTS, COMPLETIONS = zip(*NAMES, strict=True)
+SEPARATOR = "\n"  # where none is said
 
 
 @dataclasses.dataclass(frozen=True)

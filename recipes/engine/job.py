@@ -50,8 +50,10 @@ class Job:
     report: Callable[[Any, Path], list[str]] | None = None
 
     def is_better(self, row: dict[str, Any], best: dict[str, Any] | None) -> bool:
-        """Whether the row of an evaluation is better than the best so far, if any."""
+        """Whether the row of an evaluation is better than the best so far, if any; of two alike the lower loss is."""
         if best is None:
             return True
         figure, before = row[self.judged_by], best[self.judged_by]
+        if figure == before:
+            return row["validation_loss"] < best["validation_loss"]
         return figure > before if self.highest_is_best else figure < before

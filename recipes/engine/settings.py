@@ -24,7 +24,7 @@ class Training:
     steps: int = 2000
     """Number of updates."""
     epochs: float | None = None
-    """Passes over the training data, instead of --steps; for recipes whose data are examples."""
+    """Passes over the training data; where it is not None, they are counted instead of --steps."""
     batch_size: int = 32
     """Sequences in an update, over all replicas."""
     accumulate: int = 1

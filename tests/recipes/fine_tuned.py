@@ -16,7 +16,7 @@ STEPS = 90
 # As small as can learn the rules of these tests; with dropout, so that a run that goes on has random states.
 OPTIONS = (
     "--preset bert-nano --vocabulary-size 300 --batch-size 16 --learning-rate 5e-3 --warmup-steps 5 --dropout 0.02 "
-    f"--epochs None --steps {STEPS} --evaluate-every 30"
+    f"--steps {STEPS} --evaluate-every 30"
 )
 
 

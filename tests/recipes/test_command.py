@@ -74,6 +74,7 @@ def test_train_mistakes_leave_nothing_behind(capsys, tmp_path, text_file):
     def train(data, *options, to=out):
         return refuse(capsys, "train", "gpt-pretrain", "--data", data, "--out", to, *options)
 
+    assert "give one of them" in train(text_file, "--steps", 1, "--epochs=1")
     assert "does not exist" in train(tmp_path / "nowhere")
     assert "empty" in train(empty)
     assert "binary" in train(binary)

@@ -94,7 +94,7 @@ def classifier(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(teacher: Path, data: Path, out: Path | None, *options: str) -> list[str]:
     fixed = (
-        f"--batch-size 16 --learning-rate 1e-2 --warmup-steps 4 --epochs None --steps {STEPS} --evaluate-every 16 "
+        f"--batch-size 16 --learning-rate 1e-2 --warmup-steps 4 --steps {STEPS} --evaluate-every 16 "
         "--validation-fraction 0.2 --evaluation-sequences 32"
     )
     where = [] if out is None else ["--out", str(out)]

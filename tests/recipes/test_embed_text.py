@@ -21,6 +21,7 @@ from recipes.data.grouping import GroupedBatches
 from recipes.data.pairs import PairColumns, PairSource, find_columns, read_pairs, split
 from recipes.data.tables import open_table
 from recipes.reports.retrieval import partner_ranks, retrieval_figures, write_neighbours
+from tests.recipes.fine_tuned import figures
 from tests.recipes.mirroring import assert_two_replicas_equal_one
 from tests.recipes.resuming import newest_step, outcome
 from zoo.errors import UserError
@@ -64,7 +65,7 @@ def tokenizer(sentences: list[list[str]]) -> Tokenizer:
 def command(data: Path, out: Path | None, *options: str) -> list[str]:
     fixed = (
         "--preset bert-nano --vocabulary-size 300 --max-length 16 --batch-size 16 --learning-rate 3e-3 "
-        f"--warmup-steps 5 --epochs None --steps {STEPS} --evaluate-every {EVERY} --validation-fraction 0.25"
+        f"--warmup-steps 5 --steps {STEPS} --evaluate-every {EVERY} --validation-fraction 0.25"
     )
     where = [] if out is None else ["--out", str(out)]
     return ["train", "embed-text", "--data", str(data), *where, *fixed.split(), *options]
@@ -110,7 +111,9 @@ def test_the_model_that_is_left_is_the_family_s_own(trained: Path, sentences: li
     np.testing.assert_allclose(told, vectors, rtol=1e-5, atol=1e-6)
 
 
-def test_the_best_model_is_measured_again_text_by_text(trained: Path) -> None:
+def test_the_best_model_is_measured_again_text_by_text(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What was held out is in neighbours.md; each text is embedded by itself, and looked for among all."""
     page = (trained / "neighbours.md").read_text()
     texts = [line.strip("*") for line in page.splitlines() if line.startswith("**")]
@@ -131,6 +134,11 @@ def test_the_best_model_is_measured_again_text_by_text(trained: Path) -> None:
     assert best["validation_recall_at_1"] == pytest.approx(np.mean([rank == 1 for rank in ranks]))
     assert ranks == sorted(ranks, reverse=True)  # the worst first
     assert f"{ranks.count(1)} of {HELD_OUT} held-out texts are nearest to their partner" in page
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps({"a": a, "b": b}) + "\n" for a, b in zip(texts, partners, strict=True)))
+    measured = figures(capsys, trained, "--data", held_out, "--text-column", "a", "--pair-column", "b")
+    assert measured["pairs"] == HELD_OUT
+    assert measured["mean_reciprocal_rank"] == pytest.approx(best["validation_mean_reciprocal_rank"])
 
 
 @pytest.mark.full  # its kin in test_classify_text and test_bert_pretrain are in the quick tier

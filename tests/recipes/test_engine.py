@@ -101,6 +101,18 @@ def test_the_best_model_is_what_the_checkpoint_says(model: Any, tmp_path: Path) 
     assert job.is_better({"step": 3, "loss": 1.0, "validation_loss": 9.0}, again.best)
 
 
+@pytest.mark.parametrize("highest_is_best", [True, False])
+def test_of_two_figures_alike_the_lower_loss_is_the_better(highest_is_best: bool) -> None:
+    job = dataclasses.replace(poisoned(99), judged_by="validation_f1", highest_is_best=highest_is_best)
+
+    def is_better(f1: float, loss: float) -> bool:
+        best = {"validation_f1": 0.5, "validation_loss": 2.0}
+        return job.is_better({"validation_f1": f1, "validation_loss": loss}, best)
+
+    assert is_better(0.5, 1.9) and not is_better(0.5, 2.0) and not is_better(0.5, 2.1)
+    assert is_better(0.6, 3.0) == highest_is_best and is_better(0.4, 3.0) != highest_is_best
+
+
 def poisoned(first_bad: int) -> Job:
     """A run whose data weigh NaN from a batch on; counted in images."""
     batches = TrainingBatches(np.arange(300, dtype="uint16") % 31, 8, 2, 0)

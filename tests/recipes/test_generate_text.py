@@ -32,6 +32,7 @@ from recipes.evaluation import Completer
 from recipes.generate_text import next_token_loss
 from recipes.measures import Completion
 from recipes.reports.completion import completion_figures, write_completions
+from tests.recipes.fine_tuned import figures
 from tests.recipes.mirroring import assert_two_replicas_equal_one
 from tests.recipes.resuming import arrays, newest_step, outcome, start
 from zoo.errors import UserError
@@ -94,8 +95,7 @@ FRESH = ("--preset", "gpt-nano", "--vocabulary-size", "300", "--max-length", "32
 
 def command(folder: Path, out: Path, *options: str, model: tuple[str, ...] = FRESH) -> list[str]:
     fixed = (
-        f"--batch-size 16 --learning-rate 1e-2 --warmup-steps 10 --dropout 0 --epochs None --steps {STEPS} "
-        f"--evaluate-every {EVERY}"
+        f"--batch-size 16 --learning-rate 1e-2 --warmup-steps 10 --dropout 0 --steps {STEPS} --evaluate-every {EVERY}"
     )
     data = ["--data", str(folder / "train.csv"), "--validation-data", str(folder / "held_out.jsonl")]
     return ["train", "generate-text", *data, "--out", str(out), *model, *fixed.split(), *options]
@@ -255,7 +255,9 @@ def test_two_replicas_end_where_one_device_does(folder: Path, tmp_path: Path) ->
     assert not any((tmp_path / "one" / name).exists() for name in ("completions.md", "samples.txt"))
 
 
-def test_lora_leaves_a_merged_model(trained: Path, rows: list, folder: Path, tmp_path: Path) -> None:
+def test_lora_leaves_a_merged_model(
+    trained: Path, rows: list, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Taught another separator, by adapters alone."""
     options = ("--adapt", "lora", "--separator", " ", "--steps", "40", "--evaluate-every", "20")
     assert zoo_command(command(folder, tmp_path / "run", *options, model=("--from", str(trained)))) == 0
@@ -268,6 +270,9 @@ def test_lora_leaves_a_merged_model(trained: Path, rows: list, folder: Path, tmp
     best = min(rows_of(tmp_path / "run"), key=lambda row: row["validation_loss"])
     assert best["validation_loss"] == pytest.approx(by_hand(model, rows[:HELD_OUT], " "), rel=1e-3)
     assert best["validation_loss"] < by_hand(before, rows[:HELD_OUT], " ") / 2
+    # zoo eval knows the separator of a run.
+    measured = figures(capsys, tmp_path / "run", "--data", folder / "held_out.jsonl", "--completions", 0)
+    assert measured["loss"] == pytest.approx(best["validation_loss"], rel=1e-4)
     prompt, right = rows[HELD_OUT]
     assert Generator(model).generate_text(prompt, 24) == f" {right}"
 
@@ -278,7 +283,7 @@ def test_lora_leaves_a_merged_model(trained: Path, rows: list, folder: Path, tmp
 def test_text_is_gone_on_with_as_gpt_pretrain_does(
     trained: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = "--steps 4 --evaluate-every 2 --epochs None --batch-size 4 --learning-rate 1e-3"
+    options = "--steps 4 --evaluate-every 2 --batch-size 4 --learning-rate 1e-3"
     of_fine_tuning = "--no-xla --schedule linear --warmup-steps 50 --weight-decay 0.01 --beta-2 0.98"
     for recipe, more in (("generate-text", ""), ("gpt-pretrain", of_fine_tuning)):
         given = ["--data", str(text_file), "--from", str(trained), "--out", str(tmp_path / recipe)]

@@ -130,6 +130,19 @@ def test_the_answer_is_the_best_span_of_the_context(wordpiece):
         assert record["score"] == pytest.approx(score, rel=1e-5)
 
 
+def test_a_question_may_have_no_answer(wordpiece):
+    question, context = "Who met Babbage in London?", "They spoke of engines and of numbers, said Ada Lovelace."
+    inputs = wordpiece.prepare([question], [context], max_length=64, offsets=True)
+    starts, ends = np.zeros((2, 1, inputs["token_ids"].shape[1]), "float32")
+    context_begins = int(np.argmax(inputs["sequence_ids"][0] == 1))
+    starts[0, context_begins] = ends[0, context_begins] = 2.0
+    for no_answer, said in ((1.0, "They"), (3.0, "")):
+        starts[0, 0] = ends[0, 0] = no_answer
+        answerer = model("answer", wordpiece, {"start_logits": starts, "end_logits": ends})
+        assert Predictor(answerer, unanswerable=True).predict([question], [context])[0]["answer"] == said
+        assert Predictor(answerer).predict([question], [context])[0]["answer"] == "They"
+
+
 class _Reader(SimpleNamespace):
     """Says of each token, wherever it stands, what a table says of it; and remembers how many rows it was given."""
 
@@ -244,6 +257,7 @@ def test_what_cannot_be_answered_is_said(gpt, wordpiece):
         "takes no images": lambda: model_inputs(gpt, images=["a.png"]),
         "has no tokenizer": lambda: model_inputs(zoo.create("gpt-nano"), texts=["a"]),
         "only CLIP takes labels": lambda: Predictor(gpt, ["a"]),
+        "answers no questions": lambda: Predictor(gpt, unanswerable=True),
         "CLIP needs labels": lambda: Predictor(zoo.create("clip-nano")),
         "gives no single vector": lambda: embed(gpt, ["a"], are_images=False),
         "reads no pairs": lambda: Predictor(gpt).predict(["a"], ["b"]),
