@@ -18,7 +18,7 @@ from recipes.data.batches import ArraySpec
 from recipes.data.examples import Example, Examples, build_examples, in_chunks
 from recipes.data.formats import FORMATS
 from recipes.data.grouping import Source, pad
-from recipes.data.held_out import hold_out
+from recipes.data.held_out import hold_out, number_alike
 from recipes.data.labelled import TEXT_COLUMNS
 from recipes.data.lines import Row
 from recipes.data.problems import Problems
@@ -178,10 +178,8 @@ def _good_rows(
 
 def split(data: Completions, fraction: float, seed: int) -> tuple[Completions, Completions]:
     """Share rows out to training and validation, at random; all with the same prompt are in one of them."""
-    numbers: dict[bytes, int] = {}
     prompts = (data.ids(place)[0].tobytes() for place in range(len(data)))
-    groups = np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
-    held_out = hold_out(groups, fraction, seed)
+    held_out = hold_out(number_alike(prompts), fraction, seed)
     return data.select(np.flatnonzero(~held_out)), data.select(np.flatnonzero(held_out))
 
 

@@ -117,7 +117,7 @@ def build_examples(
     Raises:
         UserError: too many rows cannot be used, or none is left; or the cache cannot be written.
     """
-    files = [(str(each.path), each.size, each.modified) for each in table.files]
+    files = [(str(each.path.resolve()), each.size, each.modified) for each in table.files]
     key = hashlib.sha256(json.dumps([FORMAT, request, files], sort_keys=True).encode()).hexdigest()[:32]
 
     def read(directory: Path) -> Examples | None:

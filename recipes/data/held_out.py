@@ -1,6 +1,6 @@
 """Rows that a model is judged by: which of a table they are, and that nothing in them was left out of its training."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +32,13 @@ def hold_out(groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return _checked(held_out[members], fraction)
 
 
-def hold_out_of_each(classes: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Choose rows to hold out, at random: of each class by itself, as near to `fraction` of them as can be.
+def hold_out_of_each(classes: np.ndarray, groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Choose rows to hold out, at random: of each class by itself, as near to `fraction` of them as can be, and whole
+    groups of it.
 
     Args:
         classes: the class of each row, (rows,) integers from 0.
+        groups: of each row, as for `hold_out`.
         fraction, seed: as for `hold_out`.
 
     Returns:
@@ -47,9 +49,19 @@ def hold_out_of_each(classes: np.ndarray, fraction: float, seed: int) -> np.ndar
     """
     draw, held_out = np.random.default_rng(seed), np.zeros(len(classes), bool)
     for each in range(int(classes.max(initial=-1)) + 1):
-        places = draw.permutation(np.flatnonzero(classes == each))
-        held_out[places[: round(fraction * len(places))]] = True
+        places = np.flatnonzero(classes == each)
+        numbers, members, sizes = np.unique(groups[places], return_inverse=True, return_counts=True)
+        order = draw.permutation(len(numbers))
+        chosen = np.zeros(len(numbers), bool)
+        chosen[order[np.cumsum(sizes[order]) <= round(fraction * len(places))]] = True
+        held_out[places[chosen[members]]] = True
     return _checked(held_out, fraction)
+
+
+def number_alike(keys: Iterable[Hashable]) -> np.ndarray:
+    """A number for each key, the same for equal ones, by their first places: (keys,) int32."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int32)
 
 
 def _checked(held_out: np.ndarray, fraction: float) -> np.ndarray:

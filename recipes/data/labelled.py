@@ -11,7 +11,7 @@ import numpy as np
 from recipes.data.batches import ArraySpec
 from recipes.data.examples import Example, Examples, build_examples, in_chunks
 from recipes.data.grouping import Source
-from recipes.data.held_out import hold_out_of_each, require_known
+from recipes.data.held_out import hold_out_of_each, number_alike, require_known
 from recipes.data.lines import Row
 from recipes.data.problems import Problems
 from recipes.data.tables import Table, choose_column
@@ -141,8 +141,9 @@ def _good_rows(
 
 
 def split(data: LabelledTexts, fraction: float, seed: int) -> tuple[LabelledTexts, LabelledTexts]:
-    """Share rows out to training and validation, each class by itself, as near to `fraction` held out as can be."""
-    held_out = hold_out_of_each(data.targets, fraction, seed)
+    """Share rows out to training and validation, each class by itself, as near to `fraction` held out as can be; rows
+    of a class that read alike are in one of them."""
+    held_out = hold_out_of_each(data.targets, number_alike(map(data.text, range(len(data)))), fraction, seed)
     return data.select(np.flatnonzero(~held_out)), data.select(np.flatnonzero(held_out))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from recipes.data.batches import ArraySpec
 from recipes.data.examples import Example, Examples, build_examples, in_chunks
 from recipes.data.grouping import Source
-from recipes.data.held_out import hold_out
+from recipes.data.held_out import hold_out, number_alike
 from recipes.data.labelled import TEXT_COLUMNS
 from recipes.data.lines import Row
 from recipes.data.problems import Problems
@@ -209,6 +209,4 @@ class PairSource(Source):
 
 def _number(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """A number for each text of each pair, the same for the same ids: (pairs, 2) int32."""
-    numbers: dict[bytes, int] = {}
-    found = [[numbers.setdefault(ids.tobytes(), len(numbers)) for ids in pair] for pair in pairs]
-    return np.array(found, np.int32).reshape(-1, 2)
+    return number_alike(ids.tobytes() for pair in pairs for ids in pair).reshape(-1, 2)

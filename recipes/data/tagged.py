@@ -19,7 +19,7 @@ import numpy as np
 from recipes.data.batches import ArraySpec
 from recipes.data.examples import Example, Examples, build_examples, in_chunks
 from recipes.data.grouping import Source
-from recipes.data.held_out import hold_out, require_known
+from recipes.data.held_out import hold_out, number_alike, require_known
 from recipes.data.lines import Row
 from recipes.data.problems import Problems
 from recipes.data.sentences import Layout, Sentence, read_sentences
@@ -168,8 +168,8 @@ def read_tagged(table: Table, layout: Layout, tokenizer: Tokenizer, types: Seque
 
 
 def split(data: TaggedTexts, fraction: float, seed: int) -> tuple[TaggedTexts, TaggedTexts]:
-    """Share sentences out to training and validation, at random."""
-    held_out = hold_out(np.arange(len(data)), fraction, seed)
+    """Share sentences out to training and validation, at random; one that stands in the table twice is in one."""
+    held_out = hold_out(number_alike(map(data.text, range(len(data)))), fraction, seed)
     return dataclasses.replace(data, rows=data.rows[~held_out]), dataclasses.replace(data, rows=data.rows[held_out])
 
 

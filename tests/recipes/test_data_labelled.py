@@ -162,14 +162,22 @@ def test_what_there_is_is_told(put: Put, caplog: pytest.LogCaptureFixture) -> No
 @settings(deadline=None, database=None)
 @given(st.lists(st.integers(0, 3), min_size=4, max_size=80), st.floats(0.05, 0.6), st.integers(0, 5))
 def test_each_class_is_shared_out_by_itself(classes: list[int], fraction: float, seed: int) -> None:
-    targets = np.array(classes)
+    targets, apart = np.array(classes), np.arange(len(classes))
     shares = {each: round(fraction * classes.count(each)) for each in set(classes)}
     if not any(shares.values()) or shares == {each: classes.count(each) for each in shares}:
-        refuse(lambda: hold_out_of_each(targets, fraction, seed), "cannot be shared out", "--validation-data")
+        refuse(lambda: hold_out_of_each(targets, apart, fraction, seed), "cannot be shared out", "--validation-data")
         return
-    held_out = hold_out_of_each(targets, fraction, seed)
+    held_out = hold_out_of_each(targets, apart, fraction, seed)
     assert {each: int(held_out[targets == each].sum()) for each in shares} == shares
-    np.testing.assert_array_equal(held_out, hold_out_of_each(targets, fraction, seed))
+    np.testing.assert_array_equal(held_out, hold_out_of_each(targets, apart, fraction, seed))
+    # Rows that read alike: none is in both shares, and no class gives more than its share.
+    groups = targets + 4 * (np.arange(len(targets)) % 3)
+    try:
+        held_out = hold_out_of_each(targets, groups, fraction, seed)
+    except UserError:
+        return
+    assert set(groups[held_out]).isdisjoint(groups[~held_out])
+    assert all(int(held_out[targets == each].sum()) <= share for each, share in shares.items())
 
 
 @settings(deadline=None, database=None)
@@ -191,7 +199,14 @@ def test_another_seed_holds_others_out() -> None:
     assert hold_out(groups, 0.25, 0).sum() == 10
     assert (hold_out(groups, 0.25, 0) != hold_out(groups, 0.25, 1)).any()
     classes = np.zeros(40, int)
-    assert (hold_out_of_each(classes, 0.25, 0) != hold_out_of_each(classes, 0.25, 1)).any()
+    assert (hold_out_of_each(classes, groups, 0.25, 0) != hold_out_of_each(classes, groups, 0.25, 1)).any()
+
+
+def test_a_text_that_stands_in_a_table_twice_is_in_one_share(put: Put) -> None:
+    data = read(put("a.csv", "text,label\n" + "".join(f"cat {i // 2},{'xy'[i // 2 % 2]}\n" for i in range(80))))
+    train, held_out = labelled.split(data, 0.25, 0)
+    texts = [{each.text(place) for place in range(len(each))} for each in (train, held_out)]
+    assert len(held_out) == 20 and not texts[0] & texts[1]
 
 
 def test_a_few_of_each_class_are_drawn(put: Put) -> None:

@@ -311,8 +311,9 @@ def test_types_unseen_in_training_are_refused(put: Put) -> None:
 def test_sentences_are_shared_out_and_texts_are_told(put: Put) -> None:
     data = read(put("a.conll", CONLL + "\n" + CONLL))
     train, held_out = tagged.split(data, 0.25, 0)
-    assert sorted([*train.rows, *held_out.rows]) == [0, 1, 2, 3] and len(held_out) == 1
-    assert held_out.text(0) == data.text(int(held_out.rows[0]))
+    assert sorted([*train.rows, *held_out.rows]) == [0, 1, 2, 3]
+    # Both of the same are in one share.
+    assert held_out.text(0) == held_out.text(1) == data.text(int(held_out.rows[0])) != train.text(0) == train.text(1)
     for name, content in (("b.jsonl", AS_LISTS), ("c.jsonl", AS_SPANS)):
         table = open_table(put(name, content))
         assert list(read_texts(table, find_layout(table, TagColumns()), Problems())) == [
