@@ -67,7 +67,7 @@ class GenerateText(FineTuning):
             raise UserError(f"--evaluation-completions is {self.evaluation_completions}, and must be 0 or more")
         if self.text_column is not None and self.columns != CompletionColumns():
             raise UserError(
-                "--text-column is for text, and --prompt-column and --completion-column for prompts: leave out either"
+                "--text-column is for text, and --prompt-column and those beside it for prompts: leave out either"
             )
         if self.training.optimization.adapt == "frozen":
             raise UserError(
@@ -88,7 +88,7 @@ def train_generator(settings: GenerateText) -> dict[str, Any]:
     beginning, table = begin(settings, "generate-text", "generate")
     require_end_of_text(beginning)
     columns = completions.find_columns(table, settings.columns)
-    tokenizer = tokenizer_for(beginning.tokenizer, table, columns)
+    tokenizer = tokenizer_for(beginning.tokenizer, table, tuple(name for name in columns if name))
     data = completions.read_completions(table, columns, tokenizer)
 
     def read(other: Any) -> completions.Completions:

@@ -81,7 +81,8 @@ def _has_prompts(settings: Evaluate) -> bool:
 
 
 def _prompt_columns(settings: Evaluate) -> completions.CompletionColumns:
-    return completions.CompletionColumns(settings.columns.prompt_column, settings.columns.completion_column)
+    columns = settings.columns
+    return completions.CompletionColumns(columns.prompt_column, columns.completion_column, columns.input_column)
 
 
 def _judge(settings: Evaluate, saved: Saved) -> dict[str, Any]:

@@ -37,7 +37,10 @@ NAMES = (
     ("source", "target"),
 )
 PROMPTS, COMPLETIONS = zip(*NAMES, strict=True)
+WITH_INPUT = ("instruction", "input", "output")  # where an instruction may have something to be carried out on
 SEPARATOR = "\n"  # where none is said
+
+Found = tuple[str, str, str | None]  # columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,8 @@ class CompletionColumns:
     """Column of the prompt."""
     completion_column: str | None = None
     """Column of what is to be said to it."""
+    input_column: str | None = None
+    """Column of what a prompt is about, on lines after it; a row may have none. Guessed beside an instruction."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,42 +112,54 @@ def is_text(path: Path, columns: CompletionColumns, text_column: str | None = No
         if path.is_dir():  # text may lie there in files of several kinds
             return True
         raise
-    if table.format.count is None or _known_pair(table) is not None:
+    if table.format.count is None or _known_columns(table) is not None:
         return False
     texts = set(TEXT_COLUMNS) - set(PROMPTS)
     return len(table.columns) == 1 or any(name.casefold() in texts for name in table.columns)
 
 
-def find_columns(table: Table, columns: CompletionColumns) -> tuple[str, str]:
-    """Prompt and completion.
+def find_columns(table: Table, columns: CompletionColumns) -> Found:
+    """Prompt, completion, and what a prompt is about; None for the last where there is no such column.
 
     Raises:
         UserError: a column is not there, or none can be told to be one of them.
     """
-    pair = _known_pair(table) if columns == CompletionColumns() else None
-    if pair is not None:
-        others = [f"{name!r:.80}" for name in table.columns if name not in pair]
+    known = _known_columns(table) if columns == CompletionColumns() else None
+    if known is not None:
+        prompt, completion, more = known
+        others = [f"{name!r:.80}" for name in table.columns if name not in known]
         logger.info(
-            "prompts from %r, completions from %r%s", *pair, f"; not read: {', '.join(others[:20])}" if others else ""
+            "prompts from %r%s, completions from %r%s",
+            prompt,
+            "" if more is None else f" and {more!r}",
+            completion,
+            f"; not read: {', '.join(others[:20])}" if others else "",
         )
-        return pair
-    known = [name for name in table.columns if name.casefold() in COMPLETIONS]
-    taken = [columns.completion_column] if columns.completion_column else known
-    prompt = choose_column(table, "prompt", columns.prompt_column, PROMPTS, taken)
-    return prompt, choose_column(table, "completion", columns.completion_column, COMPLETIONS, [prompt])
+        return known
+    more = columns.input_column and choose_column(table, "input", columns.input_column, ())
+    completions = [name for name in table.columns if name.casefold() in COMPLETIONS]
+    taken = [columns.completion_column] if columns.completion_column else completions
+    inputs = [more] if more else []
+    prompt = choose_column(table, "prompt", columns.prompt_column, PROMPTS, [*taken, *inputs])
+    completion = choose_column(table, "completion", columns.completion_column, COMPLETIONS, [prompt, *inputs])
+    return prompt, completion, more
 
 
-def _known_pair(table: Table) -> tuple[str, str] | None:
+def _known_columns(table: Table) -> Found | None:
     known = {name.casefold(): name for name in reversed(table.columns)}
-    return next(((known[first], known[second]) for first, second in NAMES if {first, second} <= known.keys()), None)
+    if set(WITH_INPUT) <= known.keys():
+        prompt, more, completion = (known[name] for name in WITH_INPUT)
+        return prompt, completion, more
+    pairs = ((known[first], known[second], None) for first, second in NAMES if {first, second} <= known.keys())
+    return next(pairs, None)
 
 
-def read_completions(table: Table, columns: tuple[str, str], tokenizer: Tokenizer) -> Completions:
+def read_completions(table: Table, columns: Found, tokenizer: Tokenizer) -> Completions:
     """Read and encode a table.
 
     Args:
         table: the rows.
-        columns: of the prompt and of the completion; see `find_columns`.
+        columns: of the prompt, of the completion, and of what a prompt is about; see `find_columns`.
         tokenizer: encodes the texts.
 
     Raises:
@@ -162,18 +179,17 @@ def read_completions(table: Table, columns: tuple[str, str], tokenizer: Tokenize
     return Completions(examples, np.arange(len(examples)))
 
 
-def _good_rows(
-    rows: Iterator[Row], problems: Problems, columns: tuple[str, str], end: str
-) -> Iterator[tuple[str, str]]:
+def _good_rows(rows: Iterator[Row], problems: Problems, columns: Found, end: str) -> Iterator[tuple[str, str]]:
     for row in rows:
-        found = [row.get(name) for name in columns]
-        prompt, completion = ("" if value is None or isinstance(value, list | dict) else str(value) for value in found)
+        found = [None if name is None else row.get(name) for name in columns]
+        texts = ["" if value is None or isinstance(value, list | dict) else str(value) for value in found]
+        prompt, completion, more = texts
         completion = completion.removesuffix(end)  # some write it out; it is put there in any case
-        empty = [name for name, text in zip(columns, (prompt, completion), strict=True) if not text.strip()]
+        empty = [name for name, text in zip(columns[:2], (prompt, completion), strict=True) if not text.strip()]
         if empty:
             problems.add(problems.where, f"no {empty[0]}")
         else:
-            yield prompt, completion
+            yield f"{prompt}\n{more}" if more.strip() else prompt, completion
 
 
 def split(data: Completions, fraction: float, seed: int) -> tuple[Completions, Completions]:

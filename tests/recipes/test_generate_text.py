@@ -334,28 +334,37 @@ def test_a_folder_of_several_kinds_of_tables_is_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "wanted", "found"),
     [
-        ("completion,id,Prompt", {}, ("Prompt", "completion")),
-        ("instruction,input,output", {}, ("instruction", "output")),
-        ("question,answer", {}, ("question", "answer")),
-        ("input,output", {}, ("input", "output")),
-        ("target,source", {}, ("source", "target")),
-        ("question,reply", {}, ("question", "reply")),
-        ("message,answer", {}, ("message", "answer")),
-        ("prompt,completion,better", {"completion_column": "better"}, ("prompt", "better")),
-        ("a,answer,b", {"prompt_column": "b"}, ("b", "answer")),
-        ("a,b", {"prompt_column": "b", "completion_column": "a"}, ("b", "a")),
+        ("completion,id,Prompt", {}, ("Prompt", "completion", None)),
+        ("instruction,input,output", {}, ("instruction", "output", "input")),
+        ("question,answer", {}, ("question", "answer", None)),
+        ("input,output", {}, ("input", "output", None)),
+        ("target,source", {}, ("source", "target", None)),
+        ("question,reply", {}, ("question", "reply", None)),
+        ("message,answer", {}, ("message", "answer", None)),
+        ("prompt,completion,better", {"completion_column": "better"}, ("prompt", "better", None)),
+        ("a,answer,b", {"prompt_column": "b"}, ("b", "answer", None)),
+        ("a,b,c", {"prompt_column": "b", "input_column": "c"}, ("b", "a", "c")),
+        ("a,b", {"prompt_column": "b", "completion_column": "a"}, ("b", "a", None)),
     ],
 )
-def test_columns_are_found(tmp_path: Path, header: str, wanted: dict, found: tuple[str, str]) -> None:
+def test_columns_are_found(tmp_path: Path, header: str, wanted: dict, found: tuple[str, str, str | None]) -> None:
     table = open_table(write_table(tmp_path / "a.csv", header.split(","), ["x"] * (header.count(",") + 1)))
     assert find_columns(table, CompletionColumns(**wanted)) == found
 
 
 def test_what_is_not_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    table = open_table(write_table(tmp_path / "a.csv", ["instruction", "input", "output"], ["x"] * 3))
+    table = open_table(write_table(tmp_path / "a.csv", ["instruction", "input", "output", "id"], ["x"] * 4))
     find_columns(table, CompletionColumns())
-    assert "prompts from 'instruction', completions from 'output'; not read: 'input'" in caplog.text
+    assert "prompts from 'instruction' and 'input', completions from 'output'; not read: 'id'" in caplog.text
+
+
+def test_what_an_instruction_is_about_follows_it(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    header = ["instruction", "input", "output"]
+    table = open_table(write_table(tmp_path / "a.csv", header, ["say", "red cat", "rotte katt"], ["rest", "", "ok"]))
+    data = read_completions(table, find_columns(table, CompletionColumns()), tokenizer)
+    assert [data.texts(place) for place in (0, 1)] == [("say\nred cat", "rotte katt"), ("rest", "ok")]
+    assert data.ids(0)[0].tolist() == tokenizer.encode("say\nred cat")
 
 
 @pytest.mark.parametrize(
