@@ -43,7 +43,7 @@ def start(arguments: list[str], before: str = "") -> subprocess.Popen[str]:
 
 def wait_until(process: subprocess.Popen[str], reached: Callable[[], bool]) -> bool:
     """Whether it was, before the process ended."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # for what hangs: a busy machine may take minutes
     while time.monotonic() < deadline and process.poll() is None:
         if reached():
             return True
