@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from recipes.data.questions import QuestionColumns
+from recipes.data.questions import STRIDE, QuestionColumns
 from recipes.data.tables import Table
 from recipes.engine.origin import Origin
 from recipes.engine.settings import Training
@@ -41,7 +41,7 @@ class AnswerQuestions(FineTuning):
     origin: Origin = dataclasses.field(default_factory=lambda: Origin(max_length=384))
     training: Training = dataclasses.field(default_factory=lambda: fine_tuning(epochs=4.0))
     columns: QuestionColumns = dataclasses.field(default_factory=QuestionColumns)
-    stride: int = 128
+    stride: int = STRIDE
     """By how many tokens of a context a window is further on than the one before; by half of a window at most."""
 
     def __post_init__(self) -> None:

@@ -6,22 +6,26 @@ On a laptop (two cores, about an hour):
     zoo train bert-pretrain --data books --out run --no-nsp --depth 4 --width 256 --max-length 128 --steps 8000 \
         --batch-size 32 --optimizer muon --learning-rate 2e-3
 
-On a GPU, as in the paper: `--preset bert-base --vocabulary-size 30522 --precision bfloat16 --batch-size 256
---learning-rate 1e-4 --beta-2 0.999 --weight-decay 0.01 --warmup-steps 10000 --schedule linear --steps 1000000`.
+On a GPU, by the paper (which trains the last tenth of the steps at `--max-length 512`): `--preset bert-base
+--vocabulary-size 30522 --neighbour-blocks 0 --precision bfloat16 --batch-size 256 --learning-rate 1e-4 --beta-2 0.999
+--epsilon 1e-6 --weight-decay 0.01 --warmup-steps 10000 --schedule linear --final-learning-rate 0 --steps 1000000`.
 """
 
 import dataclasses
+import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from recipes.data.masking import MASK_RATE
 from recipes.data.pretraining import pretraining_text
 from recipes.engine.optimizer import Optimization
 from recipes.engine.origin import Origin, look_up
 from recipes.engine.settings import Training, require_trained
 from recipes.engine.start import start_tensorflow
 from zoo.errors import UserError
+
+logger = logging.getLogger("zoo")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,7 @@ class BERTPretrain:
     """Part of the data to hold out: whole files of several, the end of a single one."""
     nsp: bool = True
     """Train on pairs of segments to tell successors; --no-nsp: on full sequences, for masked tokens alone."""
-    mask_rate: float = 0.15
+    mask_rate: float = MASK_RATE
     """The part of the tokens to predict."""
     whole_words: bool = False
     """Mask whole words, not pieces of them."""
@@ -82,6 +86,7 @@ def train_bert(settings: BERTPretrain) -> dict[str, Any]:
     from recipes.data.sequences import FullSequences, MaskedSequences, SegmentPairs
     from recipes.engine.directory import Run, require_run_directory
     from recipes.engine.state import summarize
+    from recipes.measures import MaskedTokens, evaluation_by
 
     origin, training = settings.origin, settings.training
     inputs = (*settings.data, settings.validation_data, *origin.paths)
@@ -91,22 +96,21 @@ def train_bert(settings: BERTPretrain) -> dict[str, Any]:
     tokenizer, length = packed.tokenizer, beginning.length
     masking = Masking(tokenizer, settings.mask_rate, settings.whole_words)
 
-    def make_batches(split: Any, seed: int | None, most: int | None = None) -> GroupedBatches:
+    def make_source(split: Any, seed: int | None, most: int | None = None) -> MaskedSequences:
         tokens = packed.tokens(split)
-        sequences: Any = (
-            SegmentPairs(tokens, tokenizer, length, seed or 0)
+        sequences = (
+            SegmentPairs(tokens, tokenizer, length, seed or 0, most)
             if settings.nsp
-            else FullSequences(tokens, tokenizer, length, seed)
+            else FullSequences(tokens, tokenizer, length, seed, most)
         )
-        if most is not None:
-            sequences.count = min(sequences.count, most)
-        source = MaskedSequences(sequences, masking, tokenizer.special_ids["pad"], settings.nsp)
-        return GroupedBatches(source, training.batch_size, seed)
+        return MaskedSequences(sequences, masking, tokenizer.special_ids["pad"], settings.nsp)
 
-    train_batches = make_batches("train", training.seed)
-    validation_batches = make_batches("validation", None, settings.evaluation_sequences)
-    run = Run(settings.out, "bert-pretrain", settings, packed.facts)
+    train_batches = GroupedBatches(make_source("train", training.seed), training.batch_size, training.seed)
+    measure = MaskedTokens(make_source("validation", None, settings.evaluation_sequences), training.batch_size)
+    training = training.counted(train_batches.batches_per_epoch)
+    run = Run(settings.out, "bert-pretrain", dataclasses.replace(settings, training=training), packed.facts)
     if finished := run.finished():
+        logger.info("the run in %s is finished: nothing is left to train", settings.out)
         return summarize(settings.out, finished.state, "tokens")
     start_tensorflow()
     import keras
@@ -114,20 +118,6 @@ def train_bert(settings: BERTPretrain) -> dict[str, Any]:
     from recipes.data.dataset import make_dataset
     from recipes.engine.job import Job
     from recipes.engine.loop import train
-    from recipes.engine.outputs import each_output
-
-    def make_evaluation(model: Any) -> Callable[[], dict[str, float]]:
-        def evaluate() -> dict[str, float]:
-            right = {name: [0.0, 0.0] for name in model.output_names}
-            for _, (_, labels, weights), outputs in each_output(model, validation_batches):
-                for name, (count, total) in right.items():
-                    found = outputs[name].argmax(axis=-1) == labels[name]
-                    weight = weights[name]
-                    right[name] = [count + float((found * weight).sum()), total + float(weight.sum())]
-            names = {"logits": "validation_masked_accuracy", "next_sentence": "validation_successor_accuracy"}
-            return {names[name]: count / total for name, (count, total) in right.items()}
-
-        return evaluate
 
     def loss() -> Any:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
@@ -136,9 +126,9 @@ def train_bert(settings: BERTPretrain) -> dict[str, Any]:
         lambda dtype: beginning.make("pretrain" if settings.nsp else "masked_lm", dtype, tokenizer),
         {"logits": loss()} | ({"next_sentence": loss()} if settings.nsp else {}),
         lambda first_step: make_dataset(train_batches, first_step),
-        lambda: make_dataset(validation_batches),
+        lambda: make_dataset(measure.batches),
         unit="tokens",
         units_per_step=math.ceil(training.batch_size * float(train_batches.source.lengths(0).mean())),
-        make_evaluation=make_evaluation,
+        make_evaluation=evaluation_by(measure),
     )
     return train(job, training, run)

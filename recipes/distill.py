@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from recipes.data.batches import Batches
 from recipes.data.labelled import Columns
+from recipes.data.masking import MASK_RATE
 from recipes.engine.settings import Training, require_trained
 from recipes.engine.start import start_tensorflow
 from recipes.engine.student import Lesson, Student, look_up_lesson
@@ -58,7 +59,7 @@ class Distill:
     """What the teacher's word weighs, from 0 to 1; the data's own labels weigh the rest."""
     beta: float = 0.1
     """What it weighs, beside both, that the student's last vectors point as the teacher's do."""
-    mask_rate: float = 0.15
+    mask_rate: float = MASK_RATE
     """The part of the tokens that a masked language model is to predict."""
     evaluation_sequences: int = 1000
     """Most held-out sequences of plain text to evaluate on."""
@@ -166,20 +167,24 @@ def _read_rows(settings: Distill, lesson: Lesson) -> Material:
     """A table of texts with labels, as classify-text has it, and the teacher's classes."""
     from recipes.data import labelled
     from recipes.data.grouping import GroupedBatches
-    from recipes.data.tables import open_table
+    from recipes.data.held_out import require_apart
+    from recipes.data.tables import Table, open_table
 
     labels = lesson.labels or tuple(map(str, range(lesson.teacher_config.num_classes)))
     batch_size, seed = settings.training.batch_size, settings.training.seed
 
-    def read(path: Path) -> labelled.LabelledTexts:
-        table = open_table(path)
+    table = open_table(settings.data)
+
+    def read(table: Table) -> labelled.LabelledTexts:
         return labelled.read_labelled(table, labelled.find_columns(table, settings.columns), lesson.tokenizer, labels)
 
-    data = read(settings.data)
+    data = read(table)
     if settings.validation_data is None:
         train_data, held_out = labelled.split(data, settings.validation_fraction, seed)
     else:
-        train_data, held_out = data, read(settings.validation_data)
+        other = open_table(settings.validation_data)
+        require_apart(table, other)
+        train_data, held_out = data, read(other)
     source = labelled.TextSource(train_data, lesson.tokenizer, lesson.length)
     labelled.tell(train_data, held_out, source)
     train = GroupedBatches(source, batch_size, seed)
@@ -199,15 +204,13 @@ def _read_masked_text(settings: Distill, lesson: Lesson) -> Material:
     from recipes.data.masking import Masking
     from recipes.data.packing import pack
     from recipes.data.sequences import FullSequences, MaskedSequences
-    from recipes.data.text import open_corpus
 
     tokenizer, batch_size = lesson.tokenizer, settings.training.batch_size
     masking = Masking(tokenizer, settings.mask_rate)
-    packed = pack(open_corpus(settings.data, settings.validation_data, settings.validation_fraction), tokenizer)
+    packed = pack(_open_text(settings), tokenizer)
 
     def make_batches(split: Any, seed: int | None, most: int | None) -> GroupedBatches:
-        sequences = FullSequences(packed.tokens(split), tokenizer, lesson.length, seed)
-        sequences.count = min(sequences.count, most or sequences.count)
+        sequences = FullSequences(packed.tokens(split), tokenizer, lesson.length, seed, most)
         source = MaskedSequences(sequences, masking, tokenizer.special_ids["pad"], pairs=False)
         return GroupedBatches(source, batch_size, seed)
 
@@ -216,15 +219,24 @@ def _read_masked_text(settings: Distill, lesson: Lesson) -> Material:
     return Material(train, held_out, train.batches_per_epoch, "tokens", batch_size * lesson.length, packed.facts)
 
 
+def _open_text(settings: Distill) -> Any:
+    """The corpus of a language model."""
+    from recipes.data.text import open_corpus
+
+    columns = settings.columns
+    for name in ("pair_column", "label_column"):
+        if getattr(columns, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} is for a classifier, and the teacher is none: leave it out")
+    return open_corpus(settings.data, settings.validation_data, settings.validation_fraction, columns.text_column)
+
+
 def _read_text(settings: Distill, lesson: Lesson) -> Material:
     """Windows of text and the tokens that follow, as gpt-pretrain has them."""
     from recipes.data.batches import TrainingBatches, ValidationBatches
     from recipes.data.packing import pack
-    from recipes.data.text import open_corpus
 
     length, batch_size = lesson.length, settings.training.batch_size
-    corpus = open_corpus(settings.data, settings.validation_data, settings.validation_fraction)
-    packed = pack(corpus, lesson.tokenizer)
+    packed = pack(_open_text(settings), lesson.tokenizer)
     train = TrainingBatches(packed.tokens("train"), length, batch_size, settings.training.seed)
     held_out = ValidationBatches(packed.tokens("validation"), length, batch_size, settings.evaluation_sequences)
     batches_per_epoch = -(-train.windows_per_epoch // batch_size)

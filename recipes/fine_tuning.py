@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from recipes.data.grouping import GroupedBatches, Source
+from recipes.data.held_out import require_apart
 from recipes.data.tables import Table, open_table
 from recipes.engine.optimizer import Optimization
 from recipes.engine.origin import Beginning, Origin, look_up
 from recipes.engine.settings import Training, require_trained
 from recipes.engine.start import start_tensorflow
-from recipes.measures import Measure
+from recipes.measures import Measure, evaluation_by
 from zoo.errors import UserError
 from zoo.text import Tokenizer
 
@@ -103,7 +104,10 @@ def begin(settings: FineTuning, recipe: str, task: str) -> tuple[Beginning, Tabl
 
     inputs = (settings.data, settings.validation_data, *settings.origin.paths)
     require_run_directory(settings.out, settings.restart, inputs)
-    return look_up(settings.origin, recipe, task), open_table(settings.data)
+    table = open_table(settings.data)
+    if settings.validation_data is not None:
+        require_apart(table, open_table(settings.validation_data))
+    return look_up(settings.origin, recipe, task), table
 
 
 def require_wordpiece(beginning: Beginning, recipe: str) -> None:
@@ -166,12 +170,6 @@ def fine_tune(settings: FineTuning, tuning: Tuning, beginning: Beginning, tokeni
             model.keeps_sequence = True
         return tuning.objective(model) if tuning.objective else model
 
-    def make_evaluation(model: Any) -> Callable[[], dict[str, float]]:
-        def evaluate() -> dict[str, float]:
-            return {f"validation_{name}": value for name, value in measure.figures(measure.judge(model)).items()}
-
-        return evaluate
-
     def loss() -> Any:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
 
@@ -184,7 +182,7 @@ def fine_tune(settings: FineTuning, tuning: Tuning, beginning: Beginning, tokeni
         unit=tuning.unit,
         units_per_step=batch_size,
         loss_weights={name: 1 / len(logits) for name in logits} or None,
-        make_evaluation=make_evaluation,
+        make_evaluation=evaluation_by(measure),
         judged_by=f"validation_{tuning.judged_by}",
         highest_is_best=tuning.highest_is_best,
         make_sample=tuning.make_sample,

@@ -1,8 +1,9 @@
 """How well a model does on held-out examples of its task: what it says of them, the figures of that, and pages to look
 at. The same for the evaluations of a run, for its report, and for `zoo eval`."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from recipes.data.completions import CompletionSource
 from recipes.data.grouping import GroupedBatches
 from recipes.data.labelled import LabelledTexts, TextSource
 from recipes.data.pairs import PairSource, TextPairs
+from recipes.data.sequences import MaskedSequences
 from recipes.data.tagged import TaggedTexts, TagSource
 from recipes.engine.job import Figures
 from zoo.text import Tokenizer
@@ -35,6 +37,53 @@ class Measure(Protocol):
 
     def write(self, said: Any, run: Path) -> list[str]:
         """Write pages that show it to the directory `run`; lines of Markdown that lead to them."""
+
+
+def evaluation_by(measure: Measure) -> Callable[[Any], Callable[[], Figures]]:
+    """What a `Job` measures its model by after each interval."""
+
+    def make_evaluation(model: Any) -> Callable[[], Figures]:
+        return lambda: {f"validation_{name}": value for name, value in measure.figures(measure.judge(model)).items()}
+
+    return make_evaluation
+
+
+class MaskedTokens(Measure):
+    """How well masked tokens are found, and told which segments follow.
+
+    Args:
+        source: the sequences, masked each time alike.
+        batch_size: sequences at a time; it does not change the result.
+    """
+
+    NAMES: ClassVar[dict[str, str]] = {"logits": "masked", "next_sentence": "successor"}
+
+    def __init__(self, source: MaskedSequences, batch_size: int) -> None:
+        self.batches = GroupedBatches(source, batch_size, None)
+
+    def judge(self, model: Any) -> dict[str, tuple[float, float]]:
+        """Of each output the share that is right, and the mean loss in nats."""
+        from recipes.engine.outputs import each_output
+
+        sums = {name: np.zeros(3) for name in model.output_names}
+        for _, (_, labels, weights), outputs in each_output(model, self.batches):
+            for name, total in sums.items():
+                logits, label, weight = outputs[name], labels[name], weights[name]
+                highest = logits.max(axis=-1)
+                log_sum = highest + np.log(np.exp(logits - highest[..., None]).sum(axis=-1))
+                loss = log_sum - np.take_along_axis(logits, label[..., None], axis=-1)[..., 0]
+                right = logits.argmax(axis=-1) == label
+                total += [(right * weight).sum(), (loss * weight).sum(), weight.sum()]
+        return {name: (total[0] / total[2], total[1] / total[2]) for name, total in sums.items()}
+
+    def figures(self, said: dict[str, tuple[float, float]]) -> Figures:
+        figures: Figures = {}
+        for name, (right, loss) in said.items():
+            figures |= {f"{self.NAMES[name]}_accuracy": float(right), f"{self.NAMES[name]}_loss": float(loss)}
+        return figures
+
+    def write(self, said: dict[str, tuple[float, float]], run: Path) -> list[str]:
+        return []
 
 
 class Classification(Measure):

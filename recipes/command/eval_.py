@@ -9,17 +9,24 @@ from tyro.conf import Positional, arg
 
 from recipes.command.parsing import parse
 from recipes.data import answered, completions, labelled, pairs, questions, sentences, tagged
+from recipes.data.documents import Document
+from recipes.data.masking import MASK_RATE, Masking
+from recipes.data.packing import pack
+from recipes.data.questions import STRIDE
+from recipes.data.sequences import FullSequences, MaskedSequences
 from recipes.data.tables import open_table
-from recipes.data.text import find_documents, open_corpus
+from recipes.data.text import Corpus, find_documents, open_corpus
 from recipes.engine.directory import RECORD
 from recipes.engine.start import start_tensorflow
-from recipes.measures import Answering, Classification, Completion, Measure, Retrieval, Tagging
+from recipes.measures import Answering, Classification, Completion, MaskedTokens, Measure, Retrieval, Tagging
 from zoo.directory import LABELS, Saved, find_model_directory, read_saved
 from zoo.errors import UserError
 from zoo.files import read_json
 from zoo.huggingface import reading_length
 from zoo.text import Tokenizer
 from zoo.text.entities import OUTSIDE, split_label
+
+TABLES = ("classify", "tag", "answer", "embed")  # tasks that are measured by tables alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +40,12 @@ class Evaluate:
 
     A language model, how well it predicts a text: loss in nats a token, perplexity, bits per byte, and the numbers of
     tokens and bytes; or, on a table as generate-text takes it, how well it completes prompts: loss, perplexity, exact
-    match, and the number of rows. A classifier, on a table as classify-text takes it: accuracy, macro F1, and the
-    number of rows. A tagger, as tag-text: precision, recall and F1 of entities, and the number of sentences. A model
-    that answers questions, as answer-questions: exact match, F1, and the number of questions. An embedder, as
-    embed-text: how well texts find those that belong to them, by recall at 1 and 10 and mean reciprocal rank, and the
-    number of pairs.
+    match, and the number of rows. A masked one, how well it finds masked tokens of a text: the share that is right, the
+    loss in nats of each, and the number of sequences. A classifier, on a table as classify-text takes it: accuracy,
+    macro F1, and the number of rows. A tagger, as tag-text: precision, recall and F1 of entities, and the number of
+    sentences. A model that answers questions, as answer-questions: exact match, F1, and the number of questions. An
+    embedder, as embed-text: how well texts find those that belong to them, by recall at 1 and 10 and mean reciprocal
+    rank, and the number of pairs.
     """
 
     source: Annotated[Positional[Path], arg(metavar="SOURCE")]
@@ -46,11 +54,15 @@ class Evaluate:
     """Text file, or folder of text files; or a table."""
     validation_fraction: float | None = None
     """Of a text, measure only what training with this fraction holds out; None for all of it."""
+    mask_rate: float | None = None
+    """The part of a text's tokens to mask; None for that of the run, and else 0.15."""
     columns: AnyColumns = dataclasses.field(default_factory=AnyColumns)
     max_length: int | None = None
-    """Longest input in tokens, of a table; None for the model's."""
-    stride: int = 128
-    """Of questions, by how many tokens of a context a window is further on than the one before."""
+    """Longest input in tokens, of a table or for a masked language model; None for that of the run, and else the
+    model's."""
+    stride: int | None = None
+    """Of questions, by how many tokens of a context a window is further on than the one before; None for that of the
+    run, and else 128."""
     separator: str | None = None
     """Of prompts, the text between them and their completions; None for that of the run, and else for a line's end."""
     completions: int = 50
@@ -68,10 +80,15 @@ def run(arguments: list[str]) -> int:
     if settings.completions < 0:
         raise UserError(f"--completions is {settings.completions}, and must be 0 or more")
     saved = read_saved(find_model_directory(settings.source))
-    by_table = saved.task in ("classify", "tag", "answer", "embed") or (
-        saved.task == "generate" and _has_prompts(settings)
-    )
-    print(json.dumps(_judge(settings, saved) if by_table else _predict(settings)))
+    if not 0 < (settings.mask_rate or 0.5) < 1:
+        raise UserError(f"--mask-rate is {settings.mask_rate}, and must be between 0 and 1")
+    if saved.task in ("masked_lm", "pretrain") and "masked_lm" in saved.family.tasks:
+        figures = _fill(settings, saved)
+    elif saved.task in TABLES or (saved.task == "generate" and _has_prompts(settings)):
+        figures = _judge(settings, saved)
+    else:
+        figures = _predict(settings)
+    print(json.dumps(figures))
     return 0
 
 
@@ -101,17 +118,21 @@ def _open_measure(settings: Evaluate, saved: Saved) -> tuple[Measure, dict[str, 
     if not hasattr(saved.config, "vocabulary_size"):
         raise UserError(f"{saved.directory} is a {saved.family.name} model, and zoo eval measures those that read text")
     tokenizer, size = Tokenizer.load(saved.directory), settings.batch_size
-    length = reading_length(tokenizer, saved.config)
-    length = min(settings.max_length or length, length)
+    length = _length(settings, saved, tokenizer)
     table = open_table(settings.data)
     if saved.task == "answer":
         asked = questions.find_columns(table, settings.columns)
-        answers = answered.read_answered(table, asked, tokenizer, length, settings.stride)
-        return Answering(answers, tokenizer, length, size, answers.has_unanswerable), {"questions": len(answers)}
+        stride = settings.stride or _recorded(settings, ("settings", "stride"), STRIDE)
+        answers = answered.read_answered(table, asked, tokenizer, length, stride)
+        null = _recorded(settings, ("facts", "unanswerable"), int(answers.has_unanswerable)) > 0
+        return Answering(answers, tokenizer, length, size, null), {"questions": len(answers)}
     if saved.task == "generate":
         prompts = completions.find_columns(table, _prompt_columns(settings))
         rows = completions.read_completions(table, prompts, tokenizer)
-        source = completions.CompletionSource(rows, tokenizer, length, _separator(settings))
+        separator = settings.separator
+        if separator is None:
+            separator = _recorded(settings, ("settings", "separator"), completions.SEPARATOR)
+        source = completions.CompletionSource(rows, tokenizer, length, separator)
         return Completion(source, size, settings.completions), {"rows": len(rows)}
     if saved.task == "embed":
         sides = pairs.find_columns(table, pairs.PairColumns(settings.columns.text_column, settings.columns.pair_column))
@@ -131,26 +152,64 @@ def _open_measure(settings: Evaluate, saved: Saved) -> tuple[Measure, dict[str, 
     return Classification(classes, tokenizer, length, size), {"rows": len(classes)}
 
 
-def _separator(settings: Evaluate) -> str:
-    """What stands between prompts and completions."""
-    if settings.separator is not None:
-        return settings.separator
+def _length(settings: Evaluate, saved: Saved, tokenizer: Tokenizer) -> int:
+    """The most tokens of an input."""
+    longest = reading_length(tokenizer, saved.config)
+    return min(settings.max_length or _recorded(settings, ("settings", "origin", "max_length"), longest), longest)
+
+
+def _recorded(settings: Evaluate, path: tuple[str, ...], otherwise: Any) -> Any:
+    """What the record of a run says, where the source is one and it says anything of this.
+
+    Raises:
+        UserError: it is damaged.
+    """
     record = settings.source / RECORD
-    if not record.is_file():
-        return completions.SEPARATOR
-    try:
-        return str(read_json(record)["settings"].get("separator", completions.SEPARATOR))
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{record} is damaged and does not tell the separator: give --separator") from None
+    value = read_json(record) if record.is_file() else None
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    if value is None:
+        return otherwise
+    if type(value) is not type(otherwise):
+        raise UserError(f"{record} is damaged: {'.'.join(path)} is {value!r:.80}")
+    return value
+
+
+def _documents(settings: Evaluate) -> tuple[Document, ...]:
+    """The text to measure by."""
+    column = settings.columns.text_column
+    if settings.validation_fraction is None:
+        return tuple(find_documents(settings.data, column))
+    return open_corpus(settings.data, None, settings.validation_fraction, column).validation
+
+
+def _refuse(settings: Evaluate, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} says nothing of what is measured here: leave it out")
+
+
+def _fill(settings: Evaluate, saved: Saved) -> dict[str, Any]:
+    """The figures of a masked language model by a text."""
+    _refuse(settings, "stride", "separator")
+    tokenizer = Tokenizer.load(saved.directory)
+    rate = settings.mask_rate or _recorded(settings, ("settings", "mask_rate"), MASK_RATE)
+    masking = Masking(tokenizer, rate, _recorded(settings, ("settings", "whole_words"), False))
+    packed = pack(Corpus((), _documents(settings)), tokenizer)
+    sequences = FullSequences(packed.tokens("validation"), tokenizer, _length(settings, saved, tokenizer), None)
+    source = MaskedSequences(sequences, masking, tokenizer.special_ids["pad"], pairs=False)
+    measure = MaskedTokens(source, settings.batch_size)
+    start_tensorflow()
+    import zoo
+
+    model = zoo.load(saved.directory, task="masked_lm")
+    return {**measure.figures(measure.judge(model)), "sequences": sequences.count}
 
 
 def _predict(settings: Evaluate) -> dict[str, Any]:
     """The figures of a language model by a text."""
-    if settings.validation_fraction is None:
-        documents = tuple(find_documents(settings.data))
-    else:
-        documents = open_corpus(settings.data, None, settings.validation_fraction).validation
-
+    _refuse(settings, "max_length", "stride", "separator", "mask_rate")
+    documents = _documents(settings)
     start_tensorflow()
     from rich.console import Console
     from rich.progress import Progress

@@ -26,6 +26,8 @@ class Export:
     """Which to write, with commas between."""
     data: Path | None = None
     """Text to compare on; without it Python's own documentation."""
+    text_column: str | None = None
+    """Column of the text in tables; guessed where its name is plain."""
     force: bool = False
     """Replace what is in --out, and keep a bundle that is out of tolerance."""
     json: bool = False
@@ -36,7 +38,7 @@ def run(arguments: list[str]) -> int:
     settings = parse(Export, arguments, "zoo export")
     require_free(settings.out, settings.force, marker="bundle.json")
     require_outside(settings.out, (settings.source, settings.data))
-    text = first_text(settings.data or python_documentation_folder())
+    text = first_text(settings.data or python_documentation_folder(), settings.text_column)
 
     start_tensorflow()
     import zoo

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recipes.data.tables import Table
 from zoo.errors import UserError
 
 
@@ -71,6 +72,13 @@ def _checked(held_out: np.ndarray, fraction: float) -> np.ndarray:
             "--validation-fraction, or --validation-data"
         )
     return held_out
+
+
+def require_apart(table: Table, held_out: Table) -> None:
+    """Raise UserError where a file is in both."""
+    shared = {file.path.resolve() for file in table.files} & {file.path.resolve() for file in held_out.files}
+    if shared:
+        raise UserError(f"{min(shared)} is in both the training and the validation data: keep them apart")
 
 
 def require_known(labels: Collection[str], known: Collection[str], path: Path) -> None:

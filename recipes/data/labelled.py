@@ -24,6 +24,7 @@ logger = logging.getLogger("zoo")
 TEXT_COLUMNS = ("text", "sentence", "utterance", "content", "review", "comment", "question", "document", "body")
 LABEL_COLUMNS = ("label", "category", "class", "intent", "target", "sentiment", "topic", "tag")
 IMBALANCE = 10.0  # the largest class over the smallest, from where on it is told
+SHOWN = 20  # classes that are named, with their sizes, before a training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +69,12 @@ class LabelledTexts:
     def describe(self, name: str) -> str:
         """How many rows of which classes there are, in a line."""
         counts = np.bincount(self.targets, minlength=len(self.labels))
-        most, fewest = int(counts.argmax()), int(counts.argmin())
-        return (
-            f"{name}: {len(self):,} rows, {counts[fewest]:,} ({self.labels[fewest]}) to {counts[most]:,} "
-            f"({self.labels[most]}) of a class"
-        )
+        order = np.argsort(-counts, kind="stable")
+        shown = [*order[:SHOWN], *order[SHOWN:][-1:]]
+        named = [f"{self.labels[number]} {counts[number]:,}" for number in shown]
+        if len(order) > len(shown):
+            named.insert(SHOWN, f"{len(order) - len(shown):,} more")
+        return f"{name}: {len(self):,} rows of {len(self.labels):,} classes: {', '.join(named)}"
 
 
 def read_labelled(

@@ -7,6 +7,7 @@ import numpy as np
 from zoo.errors import UserError
 from zoo.text import Tokenizer
 
+MASK_RATE = 0.15  # the part of the tokens to predict
 MASKED, RANDOM = 0.8, 0.1  # of the tokens to predict; the rest stays what it is
 
 

@@ -14,6 +14,8 @@ CONTEXT_COLUMNS = ("context", "passage", "document", "paragraph", "text")
 ANSWERS_COLUMNS = ("answers", "answer")
 MOVED = "moved"  # answers that were put right
 
+STRIDE = 128  # by how many tokens of a context one window is further on than the one before
+
 
 @dataclasses.dataclass(frozen=True)
 class QuestionColumns:

@@ -42,15 +42,21 @@ class FullSequences:
         tokenizer: that made them.
         max_length: of a sequence.
         seed: of the first token; None begins with the text.
+        most: take no more than this many sequences, evenly over the text.
 
     Raises:
-        UserError: the text is shorter than one sequence.
+        UserError: the text is shorter than one sequence, or this than three tokens.
     """
 
-    def __init__(self, tokens: Tokens, tokenizer: Tokenizer, max_length: int, seed: int | None) -> None:
+    def __init__(
+        self, tokens: Tokens, tokenizer: Tokenizer, max_length: int, seed: int | None, most: int | None = None
+    ) -> None:
         self.tokens, self.length, self.room, self.seed = tokens, max_length, max_length - 2, seed
         self.cls, self.sep = tokenizer.special_ids["cls"], tokenizer.special_ids["sep"]
-        self.count = (len(tokens) - (0 if seed is None else self.room - 1)) // self.room
+        if self.room < 1:
+            raise UserError(f"--max-length is {max_length}, and must be at least 3: two tokens are special")
+        self.available = (len(tokens) - (0 if seed is None else self.room - 1)) // self.room
+        self.count = min(self.available, most or self.available)
         if self.count < 1:
             raise UserError(
                 f"the text has {len(tokens)} tokens, and one sequence needs {2 * self.room}: give more text, or a "
@@ -62,7 +68,7 @@ class FullSequences:
 
     def take(self, epoch: int, row: int) -> tuple[np.ndarray, int, int]:
         first = 0 if self.seed is None else int(np.random.default_rng([self.seed, epoch]).integers(self.room))
-        begin = first + row * self.room
+        begin = first + row * self.available // self.count * self.room
         window = self.tokens[begin : begin + self.room]
         return np.concatenate([[self.cls], window, [self.sep]]).astype(np.int32), self.room + 2, 0
 
@@ -91,12 +97,15 @@ class SegmentPairs:
         tokenizer: that made them.
         max_length: of a pair.
         seed: of everything that is random.
+        most: take no more than this many pairs, at random.
 
     Raises:
         UserError: there are fewer than two documents of two tokens, or there is no room for a pair.
     """
 
-    def __init__(self, tokens: Tokens, tokenizer: Tokenizer, max_length: int, seed: int) -> None:
+    def __init__(
+        self, tokens: Tokens, tokenizer: Tokenizer, max_length: int, seed: int, most: int | None = None
+    ) -> None:
         self.tokens, self.length, self.room, self.seed = tokens, max_length, max_length - 3, seed
         self.cls, self.sep = tokenizer.special_ids["cls"], tokenizer.special_ids["sep"]
         self.continues = tokenizer.continues_word
@@ -112,7 +121,8 @@ class SegmentPairs:
                 "is told from those of other documents: give a folder of files, or --no-nsp"
             )
         self._pairs = lru_cache(maxsize=2)(self._draw)
-        self.count = len(self._walk(0)[0])
+        found = len(self._walk(0)[0])
+        self.count = min(found, most or found)
 
     def lengths(self, epoch: int) -> np.ndarray:
         pairs = self._pairs(epoch)
@@ -126,7 +136,7 @@ class SegmentPairs:
         return ids, len(a) + 2, int(pairs.other[row])
 
     def _draw(self, epoch: int) -> _Pairs:
-        """As many pairs as in every epoch: what is too much is left out, what is missing comes twice."""
+        """As many pairs in every epoch: what is too much is left out, what is missing comes twice."""
         columns, draw = self._walk(epoch), np.random.default_rng([self.seed, epoch, 1])
         found = len(columns[0])
         rows = draw.permutation(found)[: self.count]

@@ -175,10 +175,10 @@ def is_prepared(path: Path) -> bool:
     return (path / PLAN).is_file()
 
 
-def first_text(path: Path, characters: int = 20_000) -> str:
+def first_text(path: Path, text_column: str | None = None, characters: int = 20_000) -> str:
     """The beginning of the text in `path`, a file or a folder; raises what `find_documents` does."""
     text = ""
-    for document in find_documents(Path(path)):
+    for document in find_documents(Path(path), text_column):
         for chunk in document.chunks(Reading(), "\n"):
             text += chunk
             if len(text) >= characters:

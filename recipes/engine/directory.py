@@ -81,9 +81,12 @@ class Run:
                 f"{path} {'has no' if name in wanted else 'has a'} setting {name!r:.80}: it was made by another "
                 "version, or is damaged; finish the run with that version, or begin anew with --restart"
             )
+        by_epochs = any(leaves.get("epochs") is not None for leaves in (recorded, wanted))
         for name, value in wanted.items():
             if value == recorded[name] or name in _free(self.settings):
                 continue
+            if name == "steps" and by_epochs:
+                continue  # they follow from other settings, and from the data
             if not self.settings.force:
                 raise UserError(
                     f"--{options[name]} is {value}, and the run in {self.directory} has {recorded[name]!s:.80}: "

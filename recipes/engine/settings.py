@@ -52,7 +52,7 @@ class Training:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "keep_last"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        _require(self, "epochs", self.epochs is None or self.epochs > 0, "above 0")
+        _require(self, "epochs", self.epochs is None or 0 < self.epochs < math.inf, "above 0")
         _require(self, "evaluate_every", self.evaluate_every is None or self.evaluate_every >= 1, "at least 1")
         _require(self, "save_every", self.save_every is None or self.save_every >= 1, "at least 1")
         _require(self, "batch_size", self.batch_size % self.accumulate == 0, f"a multiple of {self.accumulate}")

@@ -82,8 +82,8 @@ def _draw(path: Path, matrix: np.ndarray, labels: Sequence[str]) -> None:
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
     names = [labels[number] if len(labels[number]) <= 28 else f"{labels[number][:27]}…" for number in shown]
-    axes.set_xticks(range(len(shown)), names, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(shown)), names, fontsize=7)
+    axes.set_xticks(range(len(shown)), names, rotation=90, fontsize=7, parse_math=False)
+    axes.set_yticks(range(len(shown)), names, fontsize=7, parse_math=False)
     axes.set_xlabel("it said")
     axes.set_ylabel("it is")
     if len(shown) < len(labels):

@@ -158,9 +158,9 @@ def test_a_part_is_held_out_of_each_class(tmp_path: Path, capsys: pytest.Capture
     told = capsys.readouterr().err
     assert f"left out: 2 of {len(rows) + 2} rows" in told
     assert "cannot be used: 3 fields instead of 2 (1), invalid UTF-8 (1)" in told
-    assert "training: 52 rows, 12 (sky) to 20 (food) of a class" in told
+    assert "training: 52 rows of 3 classes: food 20," in told and ", sky 12\n" in told
     held_out = sum(round(0.25 * sum(each == label for _, each in rows)) for label in TELLING)
-    assert f"held out: {held_out} rows, 4 (sky) to" in told
+    assert f"held out: {held_out} rows of 3 classes: " in told and ", sky 4\n" in told
     assert "are longer than 7 and cut" in told
     assert facts_of(tmp_path / "run")["train_rows"] == 52
     assert zoo.load(tmp_path / "run").config.max_length == 7

@@ -55,7 +55,7 @@ def test_texts_and_labels_are_those_of_the_table(put: Put) -> None:
         text = text.replace('""', '"')
         assert data.text(place) == text
         assert data.examples.row("first", place).tolist() == BERT.encode(text)
-    assert "4 rows, 1 (b c) to 2 (pet) of a class" in data.describe("all")
+    assert data.describe("all") == "all: 4 rows of 3 classes: pet 2, b c 1, odd 1"
 
 
 def test_pairs_are_read_together_and_cut_from_the_longer_one(put: Put) -> None:
@@ -151,8 +151,8 @@ def test_what_there_is_is_told(put: Put, caplog: pytest.LogCaptureFixture) -> No
     train, held_out = data.select(np.arange(10)), data.select(np.array([0, 9]))
     labelled.tell(train, held_out, TextSource(train, BERT, 6))
     longest = len(BERT.encode("the cat and the dog")) + 2
-    assert "training: 10 rows, 1 (y) to 9 (x) of a class" in caplog.text
-    assert "held out: 2 rows, 1 (x) to 1 (x) of a class" in caplog.text
+    assert "training: 10 rows of 2 classes: x 9, y 1" in caplog.text
+    assert "held out: 2 rows of 2 classes: x 1, y 1" in caplog.text
     assert f"5 tokens a text at the median, {longest} at most; 1 are longer than 6 and cut" in caplog.text
 
 
@@ -207,6 +207,13 @@ def test_a_text_that_stands_in_a_table_twice_is_in_one_share(put: Put) -> None:
     train, held_out = labelled.split(data, 0.25, 0)
     texts = [{each.text(place) for place in range(len(each))} for each in (train, held_out)]
     assert len(held_out) == 20 and not texts[0] & texts[1]
+
+
+def test_of_many_classes_the_largest_and_the_smallest_are_named(put: Put) -> None:
+    rows = [f"cat {i} {j},c{i:02}" for i in range(30) for j in range(30 - i)]
+    told = read(put("a.csv", "text,label\n" + "\n".join(rows) + "\n")).describe("all")
+    assert told.startswith("all: 465 rows of 30 classes: c00 30, c01 29, ")
+    assert told.endswith(", c19 11, 9 more, c29 1")
 
 
 def test_a_few_of_each_class_are_drawn(put: Put) -> None:

@@ -265,7 +265,7 @@ def test_each_row_of_a_table_is_a_text(tmp_path: Path, suffix: str) -> None:
     for fraction, train in ((0.1, 4), (0.2, 4), (0.4, 3), (0.7, 1), (0.9, 0)):
         corpus = open_corpus(path, validation_fraction=fraction)
         assert (texts(corpus.train), texts(corpus.validation)) == (ROWS[:train], ROWS[train:])
-    assert first_text(path, 9) == "first\nsec"
+    assert first_text(path, characters=9) == "first\nsec"
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
