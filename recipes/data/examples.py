@@ -19,7 +19,7 @@ from zoo.errors import UserError
 
 logger = logging.getLogger("zoo")
 
-FORMAT = 1  # to be raised when the same rows would be written differently
+FORMAT = 2  # to be raised when the same rows would be written differently
 PROGRESS_SECONDS = 5.0
 ROWS_AT_ONCE = 1000  # that are encoded together, on all cores; or as many as have so many characters
 CHARACTERS_AT_ONCE = 2**20
@@ -34,6 +34,7 @@ class Examples:
     Attributes:
         columns: their names.
         facts: what was recorded of them all, such as names of labels.
+        left_out: which rows of the table are not among them, in words; empty where all are.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -43,6 +44,7 @@ class Examples:
             raise ValueError("of another format")
         self.count: int = meta["count"]
         self.facts: dict[str, Any] = meta["facts"]
+        self.left_out: str = meta["left_out"]
         self.columns: dict[str, str] = meta["columns"]
         self._ends, self._values = {}, {}
         for name, dtype in self.columns.items():
@@ -128,16 +130,22 @@ def build_examples(
 
     def build(directory: Path) -> None:
         problems = Problems()
-        count = _write(directory, encode(table.rows(problems), problems), facts)
+        count, columns = _write(directory, encode(table.rows(problems), problems))
         problems.require_few()
-        problems.warn()
         if not count:
             raise UserError(f"{table.path} has no row that can be used")
+        left_out = problems.describe() if problems.unusable else ""
+        meta = {"format": FORMAT, "count": count, "columns": columns, "facts": facts(), "left_out": left_out}
+        (directory / "examples.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
 
-    return read_or_build((cache_root or default_cache_root()) / f"examples-{key}", read, build)
+    examples = read_or_build((cache_root or default_cache_root()) / f"examples-{key}", read, build)
+    if examples.left_out:
+        logger.warning("left out: %s", examples.left_out)
+    return examples
 
 
-def _write(directory: Path, examples: Iterator[Example], facts: Callable[[], dict[str, Any]]) -> int:
+def _write(directory: Path, examples: Iterator[Example]) -> tuple[int, dict[str, str]]:
+    """Write the columns; how many rows they have, and their types by name."""
     columns: dict[str, str] = {}
     files: dict[str, Any] = {}
     ends: dict[str, array.array] = {}
@@ -162,9 +170,7 @@ def _write(directory: Path, examples: Iterator[Example], facts: Callable[[], dic
             file.close()
     for name, places in ends.items():
         (directory / f"{name}.ends").write_bytes(places.tobytes())
-    meta = {"format": FORMAT, "count": count, "columns": columns, "facts": facts()}
-    (directory / "examples.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
-    return count
+    return count, columns
 
 
 def _open(path: Path, dtype: str, count: int) -> np.ndarray:

@@ -41,6 +41,7 @@ class Format:
         read: yields the rows of a file; one that is corrupt it adds to the problems instead.
         declare: the columns that a file names apart from its rows, if it does.
         is_text: a file can be judged by its start: whether it is text, and in UTF-8.
+        names_columns: every row of a file has the same columns, which stand in it once.
         count: the rows of a file, corrupt ones too, sooner than by reading them; for a format that is read as a stream,
             whose `read` then takes the numbers of the first row, from 0, and of the one after the last.
     """
@@ -48,6 +49,7 @@ class Format:
     read: Callable[..., Iterator[Row]]
     declare: Callable[[Path], tuple[str, ...]] = _declare_nothing
     is_text: bool = True
+    names_columns: bool = False
     count: Callable[[Path], int] | None = None
 
 
@@ -216,7 +218,11 @@ def read_labelled_text(path: Path, problems: Problems) -> Iterator[Row]:
 
 
 def _delimited(delimiter: str) -> Format:
-    return Format(partial(read_delimited, delimiter=delimiter), count=partial(count_delimited, delimiter=delimiter))
+    return Format(
+        partial(read_delimited, delimiter=delimiter),
+        names_columns=True,
+        count=partial(count_delimited, delimiter=delimiter),
+    )
 
 
 _CONLL = Format(read_conll)
@@ -227,7 +233,7 @@ FORMATS = {
     ".jsonl": _JSON_LINES,
     ".ndjson": _JSON_LINES,
     ".json": Format(read_json),
-    ".parquet": Format(read_parquet, declare_parquet, is_text=False, count=count_parquet),
+    ".parquet": Format(read_parquet, declare_parquet, is_text=False, names_columns=True, count=count_parquet),
     ".conll": _CONLL,
     ".bio": _CONLL,
     ".iob": _CONLL,

@@ -1,6 +1,7 @@
 """Rows that a model is judged by: which of a table they are, and that nothing in them was left out of its training."""
 
-from collections.abc import Collection, Hashable, Iterable
+import hashlib
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,25 @@ def hold_out(groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
         UserError: nothing would be left to train on.
     """
     numbers, members, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(numbers))
-    fits = np.cumsum(sizes[order]) <= fraction * len(groups)
-    fits[:1] = True
-    held_out = np.zeros(len(numbers), bool)
-    held_out[order[fits]] = True
+    if len(numbers) == 1 and len(groups) > 1:
+        raise UserError(
+            f"all {len(groups):,} rows belong together, by their prompts, contexts or texts, and cannot be shared out: "
+            "give --validation-data"
+        )
+    held_out = _fill(sizes, np.random.default_rng(seed).permutation(len(numbers)), fraction * len(groups))
+    if len(sizes) and not held_out.any():
+        held_out[np.argmin(sizes)] = True
     return _checked(held_out[members], fraction)
+
+
+def _fill(sizes: np.ndarray, order: np.ndarray, room: float) -> np.ndarray:
+    """Which groups are taken, in an order, as long as there is room for them: (groups,) bool."""
+    taken, used = np.zeros(len(sizes), bool), 0
+    for place in order:
+        if used + sizes[place] <= room:
+            taken[place] = True
+            used += sizes[place]
+    return taken
 
 
 def hold_out_of_each(classes: np.ndarray, groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -51,18 +65,17 @@ def hold_out_of_each(classes: np.ndarray, groups: np.ndarray, fraction: float, s
     draw, held_out = np.random.default_rng(seed), np.zeros(len(classes), bool)
     for each in range(int(classes.max(initial=-1)) + 1):
         places = np.flatnonzero(classes == each)
-        numbers, members, sizes = np.unique(groups[places], return_inverse=True, return_counts=True)
-        order = draw.permutation(len(numbers))
-        chosen = np.zeros(len(numbers), bool)
-        chosen[order[np.cumsum(sizes[order]) <= round(fraction * len(places))]] = True
+        _, members, sizes = np.unique(groups[places], return_inverse=True, return_counts=True)
+        chosen = _fill(sizes, draw.permutation(len(sizes)), round(fraction * len(places)))
         held_out[places[chosen[members]]] = True
     return _checked(held_out, fraction)
 
 
-def number_alike(keys: Iterable[Hashable]) -> np.ndarray:
+def number_alike(keys: Iterable[bytes]) -> np.ndarray:
     """A number for each key, the same for equal ones, by their first places: (keys,) int32."""
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int32)
+    numbers: dict[bytes, int] = {}  # of hashes: the keys may be gigabytes
+    hashes = (hashlib.blake2b(key, digest_size=16).digest() for key in keys)
+    return np.array([numbers.setdefault(each, len(numbers)) for each in hashes], np.int32)
 
 
 def _checked(held_out: np.ndarray, fraction: float) -> np.ndarray:

@@ -66,6 +66,11 @@ class LabelledTexts:
         """A text, as it was read; the two of a pair on lines of their own."""
         return self.examples.text("text", int(self.rows[place]))
 
+    def ids(self, place: int) -> bytes:
+        """The ids of a text, and of its pair: the same for texts that a model cannot tell from each other."""
+        row, columns = int(self.rows[place]), ("first", "second")
+        return b"|".join(self.examples.row(each, row).tobytes() for each in columns if each in self.examples.columns)
+
     def describe(self, name: str) -> str:
         """How many rows of which classes there are, in a line."""
         counts = np.bincount(self.targets, minlength=len(self.labels))
@@ -145,7 +150,7 @@ def _good_rows(
 def split(data: LabelledTexts, fraction: float, seed: int) -> tuple[LabelledTexts, LabelledTexts]:
     """Share rows out to training and validation, each class by itself, as near to `fraction` held out as can be; rows
     of a class that read alike are in one of them."""
-    held_out = hold_out_of_each(data.targets, number_alike(map(data.text, range(len(data)))), fraction, seed)
+    held_out = hold_out_of_each(data.targets, number_alike(map(data.ids, range(len(data)))), fraction, seed)
     return data.select(np.flatnonzero(~held_out)), data.select(np.flatnonzero(held_out))
 
 

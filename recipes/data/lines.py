@@ -4,9 +4,10 @@ A row that is corrupt is counted and passed over, and what is not UTF-8 costs on
 """
 
 import csv
+import io
 import json
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from itertools import count, groupby, islice
 from pathlib import Path
@@ -19,6 +20,7 @@ Row = dict[str, Any]
 
 LARGEST_LINE = 16 * 2**20  # characters; of a row in several lines too
 TOO_LONG = "more than 16 MB"
+MOST_LINES = 256  # that a quoted field of a .tsv may have
 _PIECE = 2**20  # characters of a line that are read at once
 _BLANKS = " \t\r\n"
 
@@ -77,7 +79,10 @@ def find_fault(text: str) -> str:
 def read_delimited(
     path: Path, problems: Problems, first: int = 0, last: int | None = None, *, delimiter: str
 ) -> Iterator[Row]:
-    """Rows of CSV below a header, every field a string; empty lines are passed over.
+    """Rows of CSV below a header, every field a string; empty lines are passed over, and columns without a name.
+
+    Where tabs delimit fields, most who write such files quote nothing, and quotes are the text's own: a line with the
+    right number of fields is a row, whatever a quote in it would say.
 
     Args:
         path: the file.
@@ -93,7 +98,7 @@ def read_delimited(
     for record, header in islice(records, 1):
         if record.fault:
             raise UserError(f"{path}: its header cannot be read: {record.fault}")
-        require_distinct(path, header)
+        require_distinct(path, [name for name in header if name])
     for record, fields in islice(records, first, last):
         fault = record.fault
         if not fault and len(fields) != len(header):
@@ -104,7 +109,7 @@ def read_delimited(
         if fault:
             problems.add(problems.where, fault, rows)
         else:
-            yield dict(zip(header, fields, strict=True))
+            yield {name: field for name, field in zip(header, fields, strict=True) if name}
 
 
 def count_delimited(path: Path, delimiter: str) -> int:
@@ -146,6 +151,9 @@ class _Records:
 def _read_records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[_Records, list[str]]]:
     """Where each record stands and what is wrong with it, and its fields: none of one that does not parse."""
     csv.field_size_limit(max(csv.field_size_limit(), LARGEST_LINE))  # the whole process's, so it is only raised
+    if delimiter == "\t":
+        yield from _read_tabbed(lines)
+        return
     records = _Records(lines)
     reader = csv.reader(records, delimiter=delimiter, strict=True)
     while True:
@@ -159,6 +167,68 @@ def _read_records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[_Reco
             records.fault = records.fault or f"quotes that do not match ({error})"
         if fields or records.fault:
             yield records, fields
+
+
+def _read_tabbed(lines: Iterator[Line]) -> Iterator[tuple["_Records", list[str]]]:
+    """As `_read_records`. Where a quote opens in one line and closes in a later one, and each of these lines has the
+    right number of fields by itself, they are rows, and the quotes the text's own."""
+    ahead: deque[Line] = deque()  # read already, to be read again
+    source = iter(lambda: ahead.popleft() if ahead else next(lines, None), None)
+    columns = 0
+    for line in source:
+        taken, fields = [line], _parse_tabbed(line.text)
+        if fields is None and not line.fault:
+            taken += _to_closing_quote(line.text, source)
+            if columns > 1 and all(len(_cut_tabbed(each.text)) == columns for each in taken):
+                ahead.extendleft(reversed(taken[1:]))
+                taken, fields = [line], _cut_tabbed(line.text)
+            else:
+                fields = _parse_tabbed("".join(each.text for each in taken))
+        record = _Records(iter(()))
+        record.first, record.last = line.number, taken[-1].number
+        record.fault = next((each.fault for each in taken if each.fault), "")
+        if fields is None:
+            record.fault = record.fault or "quotes that do not match"
+        columns = columns or len(fields or [])
+        if fields or record.fault:
+            yield record, fields or []
+
+
+def _to_closing_quote(text: str, lines: Iterator[Line]) -> list[Line]:
+    """The lines that follow one up to that in which its open quote closes; as many as may be where none does."""
+    taken: list[Line] = []
+    while _parse_tabbed(text) is None and _is_open(text) and len(taken) < MOST_LINES and len(text) < _PIECE:
+        for line in lines:
+            taken.append(line)
+            text += line.text
+            if '"' in line.text or line.fault or len(taken) >= MOST_LINES or len(text) >= _PIECE:
+                break
+        else:
+            break
+        if line.fault:
+            break
+    return taken
+
+
+def _parse_tabbed(text: str) -> list[str] | None:
+    """The fields of a record; None where its quotes do not match."""
+    try:
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True), [])
+    except csv.Error:
+        return None
+
+
+def _is_open(text: str) -> bool:
+    """Whether more lines may close a quote of a text that does not parse."""
+    try:
+        list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+    except csv.Error as error:
+        return "unexpected end" in str(error)
+    return False
+
+
+def _cut_tabbed(text: str) -> list[str]:
+    return text.rstrip("\r\n").split("\t")
 
 
 def read_json_lines(path: Path, problems: Problems, first: int = 0, last: int | None = None) -> Iterator[Row]:

@@ -15,6 +15,7 @@ from recipes.data.labelled import TEXT_COLUMNS
 from recipes.data.lines import Row
 from recipes.data.problems import Problems
 from recipes.data.tables import Table, choose_column
+from zoo.errors import UserError
 from zoo.text import Tokenizer
 from zoo.text.inputs import Encoded, find_template, make_inputs
 
@@ -30,6 +31,7 @@ NAMES = (
     ("query", "document"),
     ("title", "body"),
 )
+JUDGEMENTS = ("label", "score", "is_duplicate", "similarity", "similarity_score", "gold_label", "relatedness_score")
 SIDES = ("", "pair_")  # before the names of the inputs of either text
 
 
@@ -97,9 +99,21 @@ def find_columns(table: Table, columns: PairColumns) -> tuple[str, str | None]:
         known = {name.casefold(): name for name in reversed(table.columns)}
         for first, second in NAMES:
             if first in known and second in known:
-                logger.info("pairs of %r and %r", known[first], known[second])
+                _require_positive(table, known)
+                others = [f"{name!r:.80}" for name in table.columns if name not in (known[first], known[second])]
+                not_read = f"; not read: {', '.join(others[:20])}" if others else ""
+                logger.info("pairs of %r and %r%s", known[first], known[second], not_read)
                 return known[first], known[second]
     return choose_column(table, "text", columns.text_column, TEXT_COLUMNS), None
+
+
+def _require_positive(table: Table, known: dict[str, str]) -> None:
+    judged = next((known[name] for name in JUDGEMENTS if name in known), None)
+    if judged is not None:
+        raise UserError(
+            f"{table.path} has pairs that do not belong together, by its column {judged!r:.80}, and all are taken to: "
+            "keep those that do, or say that it is so with --text-column and --pair-column"
+        )
 
 
 def read_pairs(table: Table, columns: tuple[str, str | None], tokenizer: Tokenizer) -> TextPairs:
@@ -137,10 +151,18 @@ def _good_rows(rows: Iterator[Row], problems: Problems, names: list[str]) -> Ite
 
 
 def split(data: TextPairs, fraction: float, seed: int) -> tuple[TextPairs, TextPairs]:
-    """Share rows out to training and validation, at random; a row that stands in the table twice is in one of them."""
+    """Share rows out to training and validation, at random; a pair that stands in the table twice, either way round, is
+    in one of them."""
     numbers = _number(data.ids(place) for place in range(len(data)))
-    _, groups = np.unique(numbers, axis=0, return_inverse=True)
+    _, groups = np.unique(np.sort(numbers, axis=1), axis=0, return_inverse=True)
     held_out = hold_out(groups, fraction, seed)
+    known = np.isin(numbers[held_out], numbers[~held_out]).any(axis=1).sum()
+    if known:
+        logger.warning(
+            "%s of %s held-out pairs have a text that is in a pair of the training too: they are found more easily",
+            f"{known:,}",
+            f"{held_out.sum():,}",
+        )
     return data.select(np.flatnonzero(~held_out)), data.select(np.flatnonzero(held_out))
 
 

@@ -67,12 +67,13 @@ class Problems:
     def warn(self) -> None:
         """Say in one line what is left out, if anything is."""
         if self.unusable:
-            logger.warning("left out: %s", self._describe())
+            logger.warning("left out: %s", self.describe())
 
     def _refuse(self) -> NoReturn:
-        raise UserError(f"{self._describe()}; correct the data, since no more than {MOST_CORRUPT:.0%} may be left out")
+        raise UserError(f"{self.describe()}; correct the data, since no more than {MOST_CORRUPT:.0%} may be left out")
 
-    def _describe(self) -> str:
+    def describe(self) -> str:
+        """How many cannot be used, why, and some of them, in a line; there must be any."""
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in self.reasons.most_common(3))
         more = " and others" if len(self.reasons) > 3 else ""
         return (

@@ -15,7 +15,7 @@ from zoo.text.entities import Entity
 TOKENS_COLUMNS = ("tokens", "words")
 TAGS_COLUMNS = ("tags", "ner_tags", "labels", "ner")
 TEXT_COLUMNS = ("text", "sentence", "content", "document")
-ENTITIES_COLUMNS = ("entities", "spans")
+ENTITIES_COLUMNS = ("entities", "spans", "label", "labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,8 @@ class TagColumns:
     text_column: str | None = None
     """Column of texts, for a table with entities; guessed where its name is plain."""
     entities_column: str | None = None
-    """Column of lists of entities, with start, end (characters) and label; guessed where its name is plain."""
+    """Column of lists of entities, each with start, end (characters) and label, or a list of the three; guessed where
+    its name is plain."""
 
 
 class Layout(NamedTuple):
@@ -81,6 +82,8 @@ def _read_words(where: str, words: Any, tags: Any) -> Sentence | str:
     """The sentence, or what is wrong with it."""
     if not isinstance(words, list) or not words or not all(isinstance(word, str) and word for word in words):
         return "no list of words"
+    if isinstance(tags, list) and tags and all(type(tag) is int for tag in tags):
+        return "tags that are numbers: write their names"
     if not isinstance(tags, list) or not all(isinstance(tag, str) and tag.strip() for tag in tags):
         return "no list of tags by name"
     if len(words) != len(tags):
@@ -108,8 +111,10 @@ def _read_entities(where: str, text: Any, entities: Any) -> Sentence | str:
 
 
 def _read_entity(value: Any, text: str) -> Entity | str:
+    if isinstance(value, list) and len(value) == 3:
+        value = dict(zip(("start", "end", "label"), value, strict=True))
     if not isinstance(value, dict):
-        return "an entity that is no object"
+        return "an entity that is neither an object nor [start, end, label]"
     start, end, label = (value.get(name) for name in ("start", "end", "label"))
     if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label.strip():
         return "an entity without start, end and label"

@@ -118,7 +118,8 @@ class SegmentPairs:
         if len(self.documents) < 2:
             raise UserError(
                 f"the text has {len(self.documents)} documents of two tokens or more, and the successor of a segment "
-                "is told from those of other documents: give a folder of files, or --no-nsp"
+                "is told from those of other documents: give more files, hold out more of them with "
+                "--validation-fraction or --validation-data, or give --no-nsp"
             )
         self._pairs = lru_cache(maxsize=2)(self._draw)
         found = len(self._walk(0)[0])

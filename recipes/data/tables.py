@@ -108,12 +108,14 @@ def _open_files(path: Path, paths: Sequence[Path]) -> Table:
                 f"{first} and {other} are of different formats: give one of them, or a folder of one format"
             )
     files = tuple(map(find_file, paths))
-    columns = _find_columns(first, file_format)
+    columns = dict.fromkeys(_find_columns(first, file_format))
     for other in others:
-        differing = set(columns).symmetric_difference(_find_columns(other, file_format))
-        if differing:
-            raise UserError(f"{first} and {other} have not the same columns: only one has {_name(sorted(differing))}")
-    return Table(path, files, columns, file_format)
+        more = _find_columns(other, file_format)
+        if file_format.names_columns and set(columns) != set(more):
+            differing = sorted(set(columns).symmetric_difference(more))
+            raise UserError(f"{first} and {other} have not the same columns: only one has {_name(differing)}")
+        columns.update(dict.fromkeys(more))  # elsewhere what is null or left out in one row may stand in another
+    return Table(path, files, tuple(columns), file_format)
 
 
 def _find_columns(path: Path, file_format: Format) -> tuple[str, ...]:
@@ -129,6 +131,12 @@ def _find_columns(path: Path, file_format: Format) -> tuple[str, ...]:
     if not columns:
         problems.require_few()
         raise UserError(f"{path} has no columns: its rows are empty")
+    if len(columns) == 1 and file_format.is_text and file_format.names_columns:
+        for delimiter, name in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")):
+            if delimiter in next(iter(columns)):
+                raise UserError(
+                    f"{path} has {name} between its columns: save it as .csv with commas, or .tsv with tabs"
+                )
     return tuple(columns)
 
 
@@ -152,7 +160,8 @@ def choose_column(
         taken: columns that other roles have.
 
     Returns:
-        `wanted`; or else the first candidate that is there; or else the only column that is not taken.
+        `wanted`; or else the first candidate that is there; or else the only column that is not taken, where others
+        are, or it is the text that is looked for.
 
     Raises:
         UserError: `wanted` is not there, or none can be told to be it.
@@ -166,10 +175,12 @@ def choose_column(
             f"--{role}-column is {wanted!r:.80}, and {table.path} has the columns {_name(table.columns)}{suggestion}"
         )
     free = [column for column in table.columns if column not in taken]
-    known = {column.casefold(): column for column in reversed(free)}
+    known = {column.strip().casefold(): column for column in reversed(free)}
     found = next((known[name.casefold()] for name in candidates if name.casefold() in known), None)
-    if found is None and len(free) == 1:
+    if found is None and len(free) == 1 and (taken or role == "text"):
         found = free[0]
+    if found is None and len(table.columns) == 1:
+        raise UserError(f"{table.path} has no column for the {role}: its only one is {_name(table.columns)}")
     if found is None:
         raise UserError(
             f"{table.path} does not show which column is the {role}: "

@@ -169,7 +169,7 @@ def read_tagged(table: Table, layout: Layout, tokenizer: Tokenizer, types: Seque
 
 def split(data: TaggedTexts, fraction: float, seed: int) -> tuple[TaggedTexts, TaggedTexts]:
     """Share sentences out to training and validation, at random; one that stands in the table twice is in one."""
-    held_out = hold_out(number_alike(map(data.text, range(len(data)))), fraction, seed)
+    held_out = hold_out(number_alike(data.row("pieces", place).tobytes() for place in range(len(data))), fraction, seed)
     return dataclasses.replace(data, rows=data.rows[~held_out]), dataclasses.replace(data, rows=data.rows[held_out])
 
 

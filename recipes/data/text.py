@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recipes.data.documents import Document, Reading, TableDocument, TextDocument
-from recipes.data.formats import STREAMED
+from recipes.data.formats import FORMATS, STREAMED
 from recipes.data.inspection import find_text_file
 from recipes.data.labelled import TEXT_COLUMNS
 from recipes.data.tables import choose_column, open_table
@@ -160,7 +160,10 @@ class _Finder:
             logger.warning("left out: %d more files like these", len(self.problems) - 3)
 
     def _open(self, path: Path, name: str) -> Document:
-        if path.suffix.lower() not in STREAMED:
+        suffix = path.suffix.lower()
+        if suffix in FORMATS and suffix not in STREAMED:
+            raise UserError(f"{path} is no text to be read on, by its suffix: write it as .jsonl, an object a line")
+        if suffix not in STREAMED:
             file = find_text_file(path)
             return TextDocument(file, name, 0, file.size)
         table = open_table(path)
@@ -191,5 +194,5 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
         folders[:] = [name for name in folders if not name.startswith(".") and not is_prepared(Path(directory) / name)]
         for name in files:
             file = Path(directory) / name
-            if file.suffix.lower() in (*SUFFIXES, *STREAMED) and not name.startswith("."):
+            if file.suffix.lower() in (*SUFFIXES, *FORMATS) and not name.startswith("."):
                 yield file, file.relative_to(folder).as_posix()

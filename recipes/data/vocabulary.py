@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 from recipes.data.cache import default_cache_root, read_or_build
-from recipes.data.packing import TokenizerTraining, train_tokenizer
+from recipes.data.packing import VOCABULARY_TEXT_BYTES, TokenizerTraining, train_tokenizer
 from recipes.data.problems import Problems
 from recipes.data.tables import Table
 from zoo.errors import UserError
 from zoo.text import Tokenizer
+
+logger = logging.getLogger("zoo")
 
 
 def tokenizer_for(
@@ -42,7 +46,10 @@ def tokenizer_for(
     def build(directory: Path) -> None:
         problems = Problems()  # they are told when the rows are encoded
         texts = read(table, problems) if read else _texts(table, columns, problems)
-        train_tokenizer(texts, request).save(directory)
+        size = sum(each.size for each in table.files)
+        every = max(1, size // VOCABULARY_TEXT_BYTES)  # of a large table every n-th text
+        logger.info("training a vocabulary on %.1f MB of %s", size / every / 1e6, table.path)
+        train_tokenizer(islice(texts, 0, None, every), request).save(directory)
 
     return read_or_build(default_cache_root() / f"tokenizer-{key}", load, build)
 

@@ -99,7 +99,7 @@ def test_what_is_not_whole_is_made_again(build: Any, monkeypatch: pytest.MonkeyP
         (directory / "text.ends").unlink()
     else:
         meta = (directory / "examples.json").read_text()
-        (directory / "examples.json").write_text(meta.replace('"format": 1', '"format": 0'))
+        (directory / "examples.json").write_text(meta.replace('"format": 2', '"format": 1'))
     found, encoded = build()
     assert encoded == 2 and found.text("text", 1) == "two"
 

@@ -203,7 +203,9 @@ def test_another_seed_holds_others_out() -> None:
 
 
 def test_a_text_that_stands_in_a_table_twice_is_in_one_share(put: Put) -> None:
-    data = read(put("a.csv", "text,label\n" + "".join(f"cat {i // 2},{'xy'[i // 2 % 2]}\n" for i in range(80))))
+    data = read(
+        put("a.csv", "text,label\n" + "".join(f"{'cat ' * (i // 2)}dog,{'xy'[i // 2 % 2]}\n" for i in range(80)))
+    )
     train, held_out = labelled.split(data, 0.25, 0)
     texts = [{each.text(place) for place in range(len(each))} for each in (train, held_out)]
     assert len(held_out) == 20 and not texts[0] & texts[1]
@@ -217,7 +219,7 @@ def test_of_many_classes_the_largest_and_the_smallest_are_named(put: Put) -> Non
 
 
 def test_a_few_of_each_class_are_drawn(put: Put) -> None:
-    data = read(put("a.csv", "text,label\n" + "".join(f"cat {i},{'xyy'[i % 3]}\n" for i in range(30))))
+    data = read(put("a.csv", "text,label\n" + "".join(f"{'cat ' * i}dog,{'xyy'[i % 3]}\n" for i in range(30))))
     part = labelled.few(data, 12, 0)
     assert np.bincount(part.targets).tolist() == [10, 12]
     assert part.rows.tolist() == sorted(set(part.rows))

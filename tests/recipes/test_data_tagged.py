@@ -258,7 +258,7 @@ def test_rows_that_cannot_be_labelled_are_left_out(put: Put) -> None:
         "no text": spans(one(0, 3), text=" "),
         "no list of entities": {"text": "Ada", "entities": "Ada"},
         "an entity without start, end and label": spans({"start": 0, "end": 3}),
-        "an entity that is no object": spans([0, 3, "PER"]),
+        "an entity that is neither an object nor [start, end, label]": spans([0, 3]),
         "an entity that is not in its text": spans(one(8, 12)),
         "entities that share a word": spans(one(0, 3), one(2, 7)),
         "an entity without a word": spans(one(3, 4)),
@@ -272,7 +272,8 @@ def test_rows_that_cannot_be_labelled_are_left_out(put: Put) -> None:
         refuse(lambda path=path: read(path), "1 of 10 rows")
     reasons = {
         "no list of words": {"tokens": ["a", ""], "tags": ["O", "O"]},
-        "no list of tags by name": {"tokens": ["a", "b"], "tags": [0, 1]},
+        "no list of tags by name": {"tokens": ["a", "b"], "tags": ["O", 1]},
+        "tags that are numbers: write their names": {"tokens": ["a", "b"], "tags": [0, 1]},
         "not as many tags as words": {"tokens": ["a", "b"], "tags": ["O"]},
         "a tag of several lines": {"tokens": ["a"], "tags": ["B-a\nb"]},
     }
