@@ -1,4 +1,4 @@
-"""bert-pretrain: train BERT on text to predict masked tokens, and which segment follows which (Devlin et al. 2019,
+r"""bert-pretrain: train BERT on text to predict masked tokens, and which segment follows which (Devlin et al. 2019,
 section 3.1).
 
 On a laptop (two cores, about an hour):

@@ -1,6 +1,8 @@
 """The recipes by name. A recipe's module holds its settings and nothing heavy: TensorFlow comes with its `run`."""
 
 import dataclasses
+import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,12 @@ class Recipe:
     title: str
     settings: type
     train: Callable[[Any], dict[str, Any]]
+
+    @property
+    def help(self) -> str:
+        """Paper, commands for a laptop and a GPU, what to expect, and what a run leaves: of its module and settings."""
+        module = sys.modules[self.settings.__module__]
+        return f"{inspect.getdoc(module)}\n\n{inspect.getdoc(self.settings)}"
 
 
 RECIPES: dict[str, Recipe] = {

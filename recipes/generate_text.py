@@ -144,6 +144,9 @@ def _go_on_with_text(settings: GenerateText) -> dict[str, Any]:
             f"{settings.data} is text, and no table with prompts and completions: give a model to go on from with "
             "--from, --prompt-column and --completion-column of a table, or begin with gpt-pretrain"
         )
+    for name in ("separator", "evaluation_completions"):
+        if getattr(settings, name) != getattr(GenerateText, name):
+            raise UserError(f"--{name.replace('_', '-')} is for prompts, and {settings.data} is text: leave it out")
     logger.info("%s is text: going on with it as gpt-pretrain does", settings.data)
     return train_gpt(
         GPTPretrain(

@@ -17,7 +17,8 @@ class Demo:
     its own runtime, and use the Keras model and each of them: the same answers four times.
 
     gpt continues a prompt; bert is pretrained, and then tells docstrings apart by their package. Leaves in --out: run/
-    and bundle/, and pretrained/ of bert. Exits with 1 if an artefact differs.
+    and bundle/, and pretrained/ of bert. The same command goes on with a training that was stopped. Exits with 1 if an
+    artefact differs.
     """
 
     family: Literal["gpt", "bert"] = "gpt"

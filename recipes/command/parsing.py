@@ -16,8 +16,8 @@ Settings = TypeVar("Settings")
 MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
-def parse(kind: type[Settings], arguments: list[str], program: str) -> Settings:
-    """Parse `arguments` as the fields of the dataclass `kind`.
+def parse(kind: type[Settings], arguments: list[str], program: str, description: str | None = None) -> Settings:
+    """Parse `arguments` as the fields of the dataclass `kind`, of which `--help` says its docstring, or `description`.
 
     Raises:
         UserError: they do not fit; the message is tyro's, on one line.
@@ -26,7 +26,7 @@ def parse(kind: type[Settings], arguments: list[str], program: str) -> Settings:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, prog=program, args=arguments, config=MARKERS)
+            return tyro.cli(kind, prog=program, args=arguments, config=MARKERS, description=description)
     except SystemExit as stop:
         if not stop.code:
             raise

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from recipes.catalogue import RECIPES
+from recipes.catalogue import RECIPES, Recipe
 from recipes.command.parsing import parse
 from zoo.config import nearest
 from zoo.errors import UserError
@@ -19,7 +19,7 @@ def run(arguments: list[str]) -> int:
     if name not in RECIPES:
         raise UserError(f"unknown recipe {name!r}{nearest(name, RECIPES)}")
     recipe = RECIPES[name]
-    settings = _parse_length(recipe.settings, rest, f"zoo train {name}")
+    settings = _parse_length(recipe, rest, f"zoo train {name}")
     summary = recipe.train(settings)
     if settings.json:
         print(json.dumps(summary))
@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _parse_length(settings: type[Any], arguments: list[str], program: str) -> Any:
+def _parse_length(recipe: Recipe, arguments: list[str], program: str) -> Any:
     """Parse, with the recipe's own number of epochs put aside where --steps says how long to train.
 
     Raises:
@@ -41,10 +41,10 @@ def _parse_length(settings: type[Any], arguments: list[str], program: str) -> An
     """
     named = {argument.partition("=")[0] for argument in arguments}
     if "--steps" not in named:
-        return parse(settings, arguments, program)
+        return parse(recipe.settings, arguments, program, recipe.help)
     if "--epochs" not in named:
-        return parse(settings, [*arguments, "--epochs", "None"], program)
-    parsed = parse(settings, arguments, program)
+        return parse(recipe.settings, [*arguments, "--epochs", "None"], program, recipe.help)
+    parsed: Any = parse(recipe.settings, arguments, program, recipe.help)
     if parsed.training.epochs is not None:
         raise UserError("--steps and --epochs both say how long to train: give one of them")
     return parsed

@@ -122,13 +122,13 @@ def _answered_question(paragraph: Any, question: Any) -> Row | str:
 
 def read_parquet(path: Path, problems: Problems, first: int = 0, last: int | None = None) -> Iterator[Row]:
     """Rows of a Parquet file, numbered from 1, with what is null left out of them; from `first` up to `last`, these
-    numbered from 0.
+    numbered from 0. Classes that the file names, as Hugging Face's `datasets` write them, are given by name.
 
     Raises:
         UserError: it is no Parquet file, or damaged, or pyarrow is not installed.
     """
     with _open_parquet(path) as file:
-        number = first
+        number, names = first, _class_names(file)
         for batch in _batches(path, file, first, last):
             for row in _to_rows(batch):
                 number += 1
@@ -136,7 +136,33 @@ def read_parquet(path: Path, problems: Problems, first: int = 0, last: int | Non
                 if isinstance(row, str):
                     problems.add(problems.where, row)
                 else:
-                    yield {name: value for name, value in row.items() if value is not None}
+                    named = {name: _name(value, names.get(name)) for name, value in row.items()}
+                    yield {name: value for name, value in named.items() if value is not None}
+
+
+def _class_names(file: Any) -> dict[str, list[str]]:
+    """By column, where its numbers, or those in its lists, stand for classes."""
+    try:
+        features = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"]
+        found = {column: (kind.get("feature") or kind).get("names") for column, kind in features.items()}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+    return {
+        column: names
+        for column, names in found.items()
+        if isinstance(names, list) and all(isinstance(name, str) for name in names)
+    }
+
+
+def _name(value: Any, names: list[str] | None) -> Any:
+    """A number, or those in a list, by their names; -1 is of no class."""
+    if names is None:
+        return value
+    if isinstance(value, list):
+        return [_name(each, names) for each in value]
+    if type(value) is not int or value >= len(names):
+        return value
+    return None if value < 0 else names[value]
 
 
 def count_parquet(path: Path) -> int:

@@ -30,8 +30,6 @@ PRETRAINING = Training(
 def travel(journey: Journey) -> Arrival:
     """Leaves `pretrained/`, `run/` and `bundle/`."""
     pretrained, run_directory, bundle = (journey.out / name for name in ("pretrained", "run", "bundle"))
-    for directory in (pretrained, run_directory):
-        require_free(directory, journey.force, marker="recipe.json")
     require_free(bundle, journey.force, marker="bundle.json")
     documentation, docstrings = python_documentation_folder(), docstrings_folder()
     origin = Origin(preset="bert-tiny", vocabulary_size=4096, max_length=LENGTH, dropout=0.0, neighbour_blocks=2)

@@ -23,7 +23,6 @@ TRAINING = Training(
 def travel(journey: Journey) -> Arrival:
     """Leaves `run/` and `bundle/`."""
     run_directory, bundle = journey.out / "run", journey.out / "bundle"
-    require_free(run_directory, journey.force, marker="recipe.json")
     require_free(bundle, journey.force, marker="bundle.json")
     room = find_preset(GPTOrigin.preset)[1].to_dict()["max_length"] - NEW_TOKENS
     if not 0 < len(journey.prompt.encode("utf-8", "replace")) <= room:  # a token has at least one byte

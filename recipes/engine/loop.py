@@ -19,6 +19,7 @@ from recipes.engine.directory import SUMMARY, Run
 from recipes.engine.interruption import EX_TEMPFAIL, Interruption
 from recipes.engine.job import Job
 from recipes.engine.journal import Journal
+from recipes.engine.memory import peak_memory
 from recipes.engine.optimizer import make_optimizer
 from recipes.engine.progress import ProgressBar
 from recipes.engine.records import Records, keep_model
@@ -100,6 +101,7 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
         journal = Journal(run.directory, checkpoint.state if checkpoint else None, writes, job.judged_by)
         if checkpoint is not None:
             require_best(model, job.kept(model), journal, store, checkpoint)
+        costs: dict[str, Any] = {"trained_parameters": sum(math.prod(v.shape) for v in model.trainable_variables)}
         _announce(console, job, training, model, replicas, journal.step)
         progress = ProgressBar(journal.step, training.steps, job.unit, job.units_per_step, console)
         evaluate = job.make_evaluation(job.kept(model)) if job.make_evaluation else None
@@ -114,8 +116,10 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
         try:
             _fit(model, job.train_data, validation_data, training, journal, callbacks)
             store.wait()
+            if (memory := peak_memory()) is not None:
+                costs["peak_memory_mb"] = round(memory)
             if writes:
-                _report(job, run, journal)
+                _report(job, run, journal, costs)
         except NonFiniteError as error:
             store.wait()
             last = f"{store.path(store.steps()[0])} is the last good checkpoint" if store.steps() else "none was saved"
@@ -141,7 +145,7 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
             raise
         finally:
             progress.close()
-    return summarize(run.directory, journal.state(), job.unit)
+    return summarize(run.directory, journal.state(), job.unit) | costs
 
 
 def _fit(
@@ -196,10 +200,10 @@ def require_best(model: Any, kept: Any, journal: Journal, store: Store, checkpoi
     restore(model, checkpoint)
 
 
-def _report(job: Job, run: Run, journal: Journal) -> None:
+def _report(job: Job, run: Run, journal: Journal, costs: dict[str, Any]) -> None:
     """What there is to look at once the last step is done; `summary.md` comes last, and ends the run."""
     pages = job.report(zoo.load(run.directory / "model"), run.directory) if job.report else []
-    write_summary(run, journal.state(), job.unit, pages)
+    write_summary(run, journal.state(), job.unit, costs, pages)
 
 
 def _announce(console: Console, job: Job, training: Training, model: Any, replicas: int, step: int) -> None:

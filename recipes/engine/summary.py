@@ -10,13 +10,14 @@ from recipes.engine.state import RunState
 from zoo.files import write_text
 
 
-def write_summary(run: Run, state: RunState, unit: str, pages: list[str]) -> None:
+def write_summary(run: Run, state: RunState, unit: str, costs: dict[str, Any], pages: list[str]) -> None:
     """Write what came of a run, from which data and settings, and what there is to look at.
 
     Args:
         run: where.
         state: at its end.
         unit: what its speed is counted in.
+        costs: what the training took, besides time.
         pages: lines of Markdown of the recipe's own.
     """
     assert state.best is not None  # every run ends with an evaluation
@@ -27,6 +28,7 @@ def write_summary(run: Run, state: RunState, unit: str, pages: list[str]) -> Non
         **{name.replace("_", " "): _shown(value) for name, value in measured.items()},
         "seconds": f"{last['seconds']:,.0f}",
         f"{unit} a second": f"{last[f'{unit}_per_second']:,}",
+        **{name.replace("_", " ").replace(" mb", " (MB)"): _shown(value) for name, value in costs.items()},
     }
     facts = {name.replace("_", " "): _shown(value) for name, value in run.facts.items() if name != "data"}
     settings = {name: str(value) for name, value in changed_settings(run.settings)}

@@ -72,7 +72,7 @@ def outcome(run: Path, steps: int = STEPS) -> dict[str, Any]:
     last = run / "checkpoints" / f"step-{steps:08}"
     state = json.loads((last / "state.json").read_text())
     state |= {"seconds": None, "rows": [timeless(row) for row in state["rows"]], "best": timeless(state["best"])}
-    varying = re.compile(r"\| (seconds|[a-z]+ a second|ms for .*|out) \|")
+    varying = re.compile(r"\| (seconds|[a-z]+ a second|peak memory .*|ms for .*|out) \|")
     summary, samples = (run / "summary.md").read_text().splitlines(), run / "samples.txt"
     return {
         "weights": arrays(last / "weights.safetensors"),

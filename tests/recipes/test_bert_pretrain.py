@@ -76,8 +76,10 @@ def test_the_kept_model_fills_in_what_is_missing(run: Path) -> None:
     assert record["masks"][0]["tokens"][0]["token"] == "seven"
 
 
-def test_the_evaluation_is_the_mean_over_the_masked_tokens(run: Path, corpus: Path) -> None:
-    """Against a loop over single sequences."""
+def test_the_evaluation_is_the_mean_over_the_masked_tokens(
+    run: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against a loop over single sequences; zoo eval says the same."""
     from recipes.data.grouping import GroupedBatches
     from recipes.data.masking import Masking
     from recipes.data.packing import pack
@@ -88,16 +90,25 @@ def test_the_evaluation_is_the_mean_over_the_masked_tokens(run: Path, corpus: Pa
     packed = pack(open_corpus(corpus, None, 0.2), model.tokenizer)
     sequences = FullSequences(packed.tokens("validation"), model.tokenizer, 32, None)
     batches = GroupedBatches(MaskedSequences(sequences, Masking(model.tokenizer), 0, False), 8, None)
-    right, count = 0, 0
+    right, loss, count = 0, 0.0, 0
     for step in range(batches.num_batches or 0):
         inputs, labels, weights = batches.batch(step)
         for row in range(len(inputs["token_ids"])):
             logits = np.asarray(model({name: value[row : row + 1] for name, value in inputs.items()})["logits"])[0]
             for place in np.flatnonzero(weights["logits"][row]):
-                right += int(logits[place].argmax() == labels["logits"][row, place])
+                label = labels["logits"][row, place]
+                right += int(logits[place].argmax() == label)
+                loss += float(np.log(np.exp(logits[place].astype(float)).sum()) - logits[place, label])
                 count += 1
     best = min(rows(run), key=lambda row: row["validation_loss"])
     assert best["validation_masked_accuracy"] == pytest.approx(right / count, abs=1e-6)
+    assert best["validation_masked_loss"] == pytest.approx(loss / count, rel=1e-4)
+    capsys.readouterr()
+    assert zoo_command(["eval", str(run), "--data", str(corpus), "--validation-fraction", "0.2"]) == 0
+    measured = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert measured["masked_accuracy"] == pytest.approx(best["validation_masked_accuracy"], abs=1e-6)
+    assert measured["masked_loss"] == pytest.approx(best["validation_masked_loss"], rel=1e-4)
+    assert measured["sequences"] == sequences.count
 
 
 def test_successors_are_learned_too(corpus: Path, tmp_path: Path) -> None:

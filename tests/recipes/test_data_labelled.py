@@ -194,6 +194,14 @@ def test_groups_stay_together(members: list[int], fraction: float, seed: int) ->
     np.testing.assert_array_equal(held_out, hold_out(groups, fraction, seed))
 
 
+def test_a_large_group_is_not_held_out_where_small_ones_do() -> None:
+    groups = np.array([0] * 380 + list(range(1, 21)))
+    for seed in range(20):
+        held_out = hold_out(groups, 0.1, seed)
+        assert 0 < held_out.sum() <= 40 and not held_out[0]
+    refuse(lambda: hold_out(np.zeros(30, int), 0.1, 0), "all 30 rows belong together", "--validation-data")
+
+
 def test_another_seed_holds_others_out() -> None:
     groups = np.arange(40)
     assert hold_out(groups, 0.25, 0).sum() == 10

@@ -47,6 +47,17 @@ def test_full_sequences_begin_elsewhere_in_each_epoch() -> None:
     assert len({still.take(epoch, 0)[0].tobytes() for epoch in range(30)}) == 1
 
 
+def test_a_part_of_the_sequences_is_taken_evenly_over_the_text() -> None:
+    text = np.arange(1000).astype("uint16")
+    whole = FullSequences(text, TOKENIZER, 12, None)
+    part = FullSequences(text, TOKENIZER, 12, None, most=30)
+    assert (whole.count, part.count) == (100, 30)
+    firsts = [int(part.take(0, row)[0][1]) for row in range(30)]
+    assert firsts == [row * 100 // 30 * 10 for row in range(30)]
+    with pytest.raises(UserError, match="--max-length is 2, and must be at least 3"):
+        FullSequences(text, TOKENIZER, 2, None)
+
+
 def spans(text: np.ndarray) -> list[np.ndarray]:
     return np.split(text, np.flatnonzero(text == SEP) + 1)[:-1]
 

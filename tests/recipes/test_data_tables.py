@@ -379,6 +379,32 @@ def test_parquet(tmp_path: Path) -> None:
     assert expected[-1] == {"text": "né 999", "label": "b", "tokens": [], "score": 0.5, "ids": [1, 2]}
 
 
+def test_classes_that_parquet_names_are_given_by_name(tmp_path: Path) -> None:
+    """As `datasets` writes them: numbers, and their names beside the schema."""
+    features = {
+        "text": {"dtype": "string", "_type": "Value"},
+        "label": {"names": ["bad", "good"], "_type": "ClassLabel"},
+        "ner_tags": {"feature": {"names": ["O", "B-PER"], "_type": "ClassLabel"}, "_type": "Sequence"},
+    }
+    columns = {"text": ["a", "b", "c"], "label": [1, 0, -1], "ner_tags": [[0, 1], [], [1]]}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    parquet.write_table(pyarrow.table(columns).replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == [
+        {"text": "a", "label": "good", "ner_tags": ["O", "B-PER"]},
+        {"text": "b", "label": "bad", "ner_tags": []},
+        {"text": "c", "ner_tags": ["B-PER"]},
+    ]
+    for broken in (
+        "{",
+        "[]",
+        '{"info": {"features": {"label": 1}}}',
+        '{"info": {"features": {"label": {"names": [1]}}}}',
+    ):
+        table = pyarrow.table({"label": [1]}).replace_schema_metadata({"huggingface": broken})
+        parquet.write_table(table, tmp_path / "b.parquet")
+        assert read(tmp_path / "b.parquet") == [{"label": 1}]
+
+
 def test_corrupt_parquet_rows(tmp_path: Path) -> None:
     binary = pyarrow.array([b"good"] * 400 + [b"caf\xe9"] + [b"good"] * 2)
     text = pyarrow.Array.from_buffers(pyarrow.string(), len(binary), binary.buffers())
@@ -484,6 +510,13 @@ def test_a_folder_of_files_is_read_in_the_order_of_names(put: Put, tmp_path: Pat
     assert table.columns == ("a", "b")
     assert [(file.path.name, file.size) for file in table.files] == [("1.csv", 12), ("2.csv", 8), ("3.CSV", 8)]
     assert all(file.modified == file.path.stat().st_mtime_ns for file in table.files)
+
+
+def test_what_is_null_in_one_file_may_stand_in_another(put: Put, tmp_path: Path) -> None:
+    put("1.jsonl", '{"text": "one", "note": null}\n')
+    put("2.jsonl", '{"text": "two", "note": "three"}\n')
+    assert open_table(tmp_path).columns == ("text", "note")
+    assert read(tmp_path) == [{"text": "one"}, {"text": "two", "note": "three"}]
 
 
 def test_files_that_do_not_belong_together_are_refused(put: Put, tmp_path: Path) -> None:

@@ -325,6 +325,14 @@ def test_the_column_is_guessed_or_given(tmp_path: Path, caplog: pytest.LogCaptur
     assert "metadata.csv does not show which column is the text" in caplog.text
 
 
+def test_lists_of_objects_are_no_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert_refused(put(tmp_path / "a.json", '[{"text": "one"}]'), "write it as .jsonl")
+    put(tmp_path / "folder" / "b.json", '[{"text": "one"}]')
+    put(tmp_path / "folder" / "README.md", "what it is")
+    assert texts(find_documents(tmp_path / "folder")) == ["what it is"]
+    assert "left out: " in caplog.text and "b.json is no text" in caplog.text
+
+
 def test_rows_without_text_are_problems(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = ['{"text": "good"}', '{"text": " "}', '{"text": 3}', '{"text": null}', '{"text"', '{"text": "good"}']
     path = put(tmp_path / "a.jsonl", "\n".join([*rows, ""]))

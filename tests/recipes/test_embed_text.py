@@ -228,7 +228,8 @@ def test_mistakes_are_told_before_anything_is_made(
         ("text1,text2", PairColumns(), ("text1", "text2")),
         ("positive,id,Anchor", PairColumns(), ("Anchor", "positive")),
         ("question,answer", PairColumns(), ("question", "answer")),
-        ("sentence2,sentence1,score", PairColumns(), ("sentence1", "sentence2")),
+        ("sentence2,sentence1,id", PairColumns(), ("sentence1", "sentence2")),
+        ("sentence1,sentence2,score", PairColumns("sentence1", "sentence2"), ("sentence1", "sentence2")),
         ("query,passage", PairColumns(), ("query", "passage")),
         ("query,passage", PairColumns("query"), ("query", None)),
         ("question,answer,alike", PairColumns(None, "alike"), ("question", "alike")),
@@ -247,6 +248,34 @@ def test_columns_that_cannot_be_told_are_asked_for(tmp_path: Path) -> None:
     table = open_table(write_table(tmp_path / "a.csv", ["a", "b"], ["x", "y"]))
     with pytest.raises(UserError, match="give --text-column, one of 'a', 'b'"):
         find_columns(table, PairColumns())
+
+
+def test_pairs_that_may_not_belong_together_are_not_taken_for_such(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, judged in (("question", "is_duplicate"), ("sentence", "label")):
+        table = open_table(write_table(tmp_path / "a.csv", [f"{name}1", f"{name}2", judged], ["x", "y", "0"]))
+        with pytest.raises(UserError, match=f"its column '{judged}'.*--pair-column"):
+            find_columns(table, PairColumns())
+    caplog.set_level("INFO")
+    table = open_table(write_table(tmp_path / "a.csv", ["anchor", "positive", "negative"], ["x", "y", "z"]))
+    assert find_columns(table, PairColumns()) == ("anchor", "positive")
+    assert "pairs of 'anchor' and 'positive'; not read: 'negative'" in caplog.text
+
+
+def test_a_pair_the_other_way_round_is_the_same(
+    tmp_path: Path, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = LANGUAGES
+    pairs = [[f"{a} cat", f"{b} katze"] for a, b in zip(one[0], other[0], strict=True)]
+    data = read(tmp_path / "a.csv", tokenizer, ["text1", "text2"], *pairs, *(pair[::-1] for pair in pairs))
+    train_data, held_out = split(data, 0.25, seed=1)
+    seen, unseen = ({frozenset(part.texts(place)) for place in range(len(part))} for part in (train_data, held_out))
+    assert len(held_out) == 2 and not seen & unseen
+    assert "have a text that is in a pair of the training too" not in caplog.text
+    shared = [[f"{colour} cat", "rot katze"] for colour in one[0]]
+    split(read(tmp_path / "b.csv", tokenizer, ["text1", "text2"], *shared), 0.25, seed=1)
+    assert "1 of 1 held-out pairs have a text that is in a pair of the training too" in caplog.text
 
 
 def read(path: Path, tokenizer: Tokenizer, *rows: Iterable[str]) -> Any:

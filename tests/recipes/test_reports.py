@@ -191,6 +191,12 @@ def test_the_mistakes_that_a_classifier_was_surest_of_come_first(tmp_path: Path)
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_names_of_classes_are_no_formulas(tmp_path: Path) -> None:
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
+    write_classification(tmp_path, np.array([0, 1]), probabilities, ("$a_$", "price_$10_$20"), ["a", "b"].__getitem__)
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_texts_are_no_markup() -> None:
     assert (
         escape("a *b*\n_c_ `d` [e](f) ~g~ \\ | <h> # &") == r"a \*b\* \_c\_ \`d\` \[e\](f) \~g\~ \\ \| &lt;h> \# &amp;"
