@@ -23,7 +23,7 @@ PRETRAINING = Training(
     steps=1500,
     batch_size=32,
     evaluate_every=250,
-    optimization=Optimization(learning_rate=2e-3, warmup_steps=100, beta_2=0.98),
+    optimization=Optimization(optimizer="muon", learning_rate=2e-3, warmup_steps=100, beta_2=0.98),
 )
 
 
