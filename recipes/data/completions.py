@@ -124,18 +124,20 @@ def find_columns(table: Table, columns: CompletionColumns) -> Found:
     Raises:
         UserError: a column is not there, or none can be told to be one of them.
     """
-    known = _known_columns(table) if columns == CompletionColumns() else None
-    if known is not None:
-        prompt, completion, more = known
-        others = [f"{name!r:.80}" for name in table.columns if name not in known]
-        logger.info(
-            "prompts from %r%s, completions from %r%s",
-            prompt,
-            "" if more is None else f" and {more!r}",
-            completion,
-            f"; not read: {', '.join(others[:20])}" if others else "",
-        )
-        return known
+    found = _known_columns(table) if columns == CompletionColumns() else None
+    prompt, completion, more = found = found or _choose_columns(table, columns)
+    others = [f"{name!r:.80}" for name in table.columns if name not in found]
+    logger.info(
+        "prompts from %r%s, completions from %r%s",
+        prompt,
+        "" if more is None else f" and {more!r}",
+        completion,
+        f"; not read: {', '.join(others[:20])}" if others else "",
+    )
+    return found
+
+
+def _choose_columns(table: Table, columns: CompletionColumns) -> Found:
     more = columns.input_column and choose_column(table, "input", columns.input_column, ())
     completions = [name for name in table.columns if name.casefold() in COMPLETIONS]
     taken = [columns.completion_column] if columns.completion_column else completions

@@ -23,6 +23,8 @@ TOO_LONG = "more than 16 MB"
 MOST_LINES = 256  # that a quoted field of a .tsv may have
 _PIECE = 2**20  # characters of a line that are read at once
 _BLANKS = " \t\r\n"
+# In CoNLL. A word that is "#" has a tab or one blank behind it, and no tab further on in the latter case.
+_ABOUT = re.compile(r"-DOCSTART-|# .*\t|# (id|sent_id|text|newdoc|newpar)( |$)")
 
 
 class Line(NamedTuple):
@@ -300,7 +302,8 @@ def read_conll(path: Path, problems: Problems) -> Iterator[Row]:
 
 
 def _is_gap(line: Line) -> bool:
-    return not line.fault and (line.text.startswith("-DOCSTART-") or not line.text.strip(_BLANKS))
+    """Whether a line is between sentences: empty, or about the document or the sentence that follows."""
+    return not line.fault and (not line.text.strip(_BLANKS) or bool(_ABOUT.match(line.text)))
 
 
 def _split(text: str) -> list[str]:

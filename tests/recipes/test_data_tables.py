@@ -84,6 +84,13 @@ def test_csv(put: Put, content: str, rows: list[Row]) -> None:
     assert open_table(path).columns == tuple(rows[0])
 
 
+def test_comments_in_conll_are_no_sentences(put: Put) -> None:
+    multiconer = "# id 5239-d\tdomain=en\nAda _ _ B-PER\n# _ _ O\n\n# id 77\tdomain=en\nruns _ _ O\n"
+    assert [row["tokens"] for row in read(put("a.conll", multiconer))] == [["Ada", "#"], ["runs"]]
+    universal = "# sent_id = 1\n# text = Ada #\nAda\tB-PER\n#\tO\n\n# newdoc\n# text = runs\nruns\tO\n"
+    assert [row["tokens"] for row in read(put("b.conll", universal))] == [["Ada", "#"], ["runs"]]
+
+
 def test_tsv(put: Put) -> None:
     assert read(put("a.tsv", 'a\tb\n1, 2\t"x\ty"\n')) == [{"a": "1, 2", "b": "x\ty"}]
     # Quotes of the text, which open in one line and close in another, as in a dialogue that is split by sentence.
