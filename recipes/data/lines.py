@@ -171,21 +171,19 @@ def _read_records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[_Reco
             yield records, fields
 
 
-def _read_tabbed(lines: Iterator[Line]) -> Iterator[tuple["_Records", list[str]]]:
+def _read_tabbed(lines: Iterator[Line]) -> Iterator[tuple[_Records, list[str]]]:
     """As `_read_records`. Where a quote opens in one line and closes in a later one, and each of these lines has the
     right number of fields by itself, they are rows, and the quotes the text's own."""
     ahead: deque[Line] = deque()  # read already, to be read again
     source = iter(lambda: ahead.popleft() if ahead else next(lines, None), None)
     columns = 0
     for line in source:
-        taken, fields = [line], _parse_tabbed(line.text)
-        if fields is None and not line.fault:
-            taken += _to_closing_quote(line.text, source)
-            if columns > 1 and all(len(_cut_tabbed(each.text)) == columns for each in taken):
+        taken, fields = _take_tabbed(line, source)
+        if fields is None or len(taken) > 1:
+            apart = [each.text.rstrip("\r\n").split("\t") for each in taken]
+            if columns > 1 and all(len(each) == columns for each in apart):
                 ahead.extendleft(reversed(taken[1:]))
-                taken, fields = [line], _cut_tabbed(line.text)
-            else:
-                fields = _parse_tabbed("".join(each.text for each in taken))
+                taken, fields = [line], apart[0]
         record = _Records(iter(()))
         record.first, record.last = line.number, taken[-1].number
         record.fault = next((each.fault for each in taken if each.fault), "")
@@ -196,41 +194,28 @@ def _read_tabbed(lines: Iterator[Line]) -> Iterator[tuple["_Records", list[str]]
             yield record, fields or []
 
 
-def _to_closing_quote(text: str, lines: Iterator[Line]) -> list[Line]:
-    """The lines that follow one up to that in which its open quote closes; as many as may be where none does."""
-    taken: list[Line] = []
-    while _parse_tabbed(text) is None and _is_open(text) and len(taken) < MOST_LINES and len(text) < _PIECE:
-        for line in lines:
-            taken.append(line)
-            text += line.text
-            if '"' in line.text or line.fault or len(taken) >= MOST_LINES or len(text) >= _PIECE:
-                break
-        else:
+def _take_tabbed(first: Line, lines: Iterator[Line]) -> tuple[list[Line], list[str] | None]:
+    """A line and those that follow, up to that in which its open quote closes, or as many as may be where none does;
+    and the fields of all of them together, None where quotes do not match."""
+    taken, text = [first], first.text
+    fields, is_open = _parse_tabbed(text)
+    while is_open and not taken[-1].fault and len(taken) < MOST_LINES and len(text) < _PIECE:
+        line = next(lines, None)
+        if line is None:
             break
-        if line.fault:
-            break
-    return taken
+        taken.append(line)
+        text += line.text
+        if '"' in line.text:  # no other line closes it
+            fields, is_open = _parse_tabbed(text)
+    return taken, fields
 
 
-def _parse_tabbed(text: str) -> list[str] | None:
-    """The fields of a record; None where its quotes do not match."""
+def _parse_tabbed(text: str) -> tuple[list[str] | None, bool]:
+    """The fields of a record, None where its quotes do not match; and whether another line may close one."""
     try:
-        return next(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True), [])
-    except csv.Error:
-        return None
-
-
-def _is_open(text: str) -> bool:
-    """Whether more lines may close a quote of a text that does not parse."""
-    try:
-        list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True), []), False
     except csv.Error as error:
-        return "unexpected end" in str(error)
-    return False
-
-
-def _cut_tabbed(text: str) -> list[str]:
-    return text.rstrip("\r\n").split("\t")
+        return None, "unexpected end" in str(error)
 
 
 def read_json_lines(path: Path, problems: Problems, first: int = 0, last: int | None = None) -> Iterator[Row]:

@@ -41,8 +41,8 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
 
 
 def best_of(run: Path, figure: str) -> dict[str, Any]:
-    """The row of the first evaluation in which a figure is highest."""
-    return max(rows_of(run), key=lambda row: row[figure])
+    """The row of the evaluation in which a figure is highest; of several, that with the lowest loss."""
+    return max(rows_of(run), key=lambda row: (row[figure], -row["validation_loss"]))
 
 
 def facts_of(run: Path) -> dict[str, Any]:
