@@ -53,7 +53,7 @@ class MaskedTokens(Measure):
 
     Args:
         source: the sequences, masked each time alike.
-        batch_size: sequences at a time; it does not change the result.
+        batch_size: sequences at a time; which of their tokens are masked hangs on it.
     """
 
     NAMES: ClassVar[dict[str, str]] = {"logits": "masked", "next_sentence": "successor"}

@@ -68,7 +68,7 @@ class Evaluate:
     completions: int = 50
     """Of prompts, how many the model completes at most, evenly spaced; 0 for none."""
     batch_size: int = 16
-    """Windows, or rows, at a time; it does not change the result."""
+    """Windows, or rows, at a time; it does not change the result, but for which tokens are masked."""
 
 
 def run(arguments: list[str]) -> int:

@@ -218,7 +218,7 @@ def test_bad_data_gets_one_line_and_leaves_nothing(
     refuse_data(table, "needs a wordpiece tokenizer, and not char", options=("--tokenizer", "char"))
     refuse_data(table, "trains a model to answer, and gpt-nano is a gpt model", options=("--preset", "gpt-nano"))
     one = write(tmp_path / "one.jsonl", [{**row, "context": rows[9]["context"], "answers": []} for row in rows])
-    refuse_data(one, "40 rows cannot be shared out with 10% held out")
+    refuse_data(one, "all 40 rows belong together")
 
 
 @pytest.mark.full  # three conversions, each in a process of its own

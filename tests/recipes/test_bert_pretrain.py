@@ -104,7 +104,9 @@ def test_the_evaluation_is_the_mean_over_the_masked_tokens(
     assert best["validation_masked_accuracy"] == pytest.approx(right / count, abs=1e-6)
     assert best["validation_masked_loss"] == pytest.approx(loss / count, rel=1e-4)
     capsys.readouterr()
-    assert zoo_command(["eval", str(run), "--data", str(corpus), "--validation-fraction", "0.2"]) == 0
+    assert (
+        zoo_command(["eval", str(run), "--data", str(corpus), "--validation-fraction", "0.2", "--batch-size", "8"]) == 0
+    )
     measured = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert measured["masked_accuracy"] == pytest.approx(best["validation_masked_accuracy"], abs=1e-6)
     assert measured["masked_loss"] == pytest.approx(best["validation_masked_loss"], rel=1e-4)

@@ -177,7 +177,8 @@ def test_adapters_learn_other_types(trained: Path, tmp_path: Path, capsys: pytes
     other = [(tokens, [tag.replace("LOC", "PLACE") for tag in tags]) for tokens, tags in make_sentences(60, 3)]
     other.append((["here"], ["B-X"]))
     data = write(tmp_path / "data.jsonl", other)
-    options = ("--adapt", "lora", "--steps", 60, "--evaluate-every", 60, "--validation-data", data)
+    held_out = write(tmp_path / "held_out.jsonl", other)
+    options = ("--adapt", "lora", "--steps", 60, "--evaluate-every", 60, "--validation-data", held_out)
     out = tmp_path / "run"
     assert zoo_command(going_on("tag-text", data, out, trained, *options)) == 0
     assert rows_of(out)[0]["validation_entity_f1"] > 0.6
@@ -212,7 +213,7 @@ def test_bad_data_gets_one_line_and_leaves_nothing(
     lists.write_text(
         "".join(json.dumps({"tokens": tokens, "tags": [0] * len(tokens)}) + "\n" for tokens, _ in make_sentences(9, 0))
     )
-    refuse_data(lists, "no list of tags by name")
+    refuse_data(lists, "tags that are numbers: write their names")
     refuse_data(table, "tag-text needs a wordpiece tokenizer, and not bpe", options=("--tokenizer", "bpe"))
     refuse_data(table, "tag-text trains a model to tag, and gpt-nano is a gpt model", options=("--preset", "gpt-nano"))
 
