@@ -1,7 +1,8 @@
 """classify-text: train BERT or GPT to tell classes of texts, or of pairs of texts (Devlin et al. 2019, section 3.2;
 Radford et al. 2018, section 3.2).
 
-On a laptop (two cores, minutes), from a model that was pretrained before:
+On a laptop (two cores, minutes), from a model that was pretrained before; on banking77 expect an accuracy of 0.90, and
+of 0.77 on 10 examples a class (docs/results.md):
 
     zoo train classify-text --data train.csv --validation-data test.csv --from pretrained --out run
 
