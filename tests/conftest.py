@@ -5,6 +5,7 @@ layer before its tests run: the devices below can be set up only before the firs
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -73,3 +74,10 @@ def language_model(enliven: Callable[..., Any]) -> Any:
     import zoo
 
     return enliven(zoo.create("gpt-nano", vocabulary_size=97, max_length=320, width=32, depth=2, num_heads=4), seed=2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible():
+    """Ctrl-C does something, also in a suite that a shell has begun in the background, where it ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
