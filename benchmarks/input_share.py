@@ -4,7 +4,7 @@
 
 Runs the recipe for 60 steps, or as many as --steps says, in a run directory that is thrown away. The time from when a
 step asks for its batch until it has it is `wait_ms`, the time between two such questions `step_ms` (medians, the first
-ten steps and those with an evaluation between them left out), and `share` the mean of the former over the latter. Since
+ten steps left out; no evaluation is between them), and `share` the mean of the former over the latter. Since
 batches are made ahead on the same cores, `work_ms` is the processor time of making one, all else at rest.
 """
 

@@ -15,6 +15,7 @@ from recipes.data import labelled
 from recipes.data.held_out import hold_out, hold_out_of_each
 from recipes.data.labelled import Columns, LabelledTexts, TextSource, find_columns, read_labelled
 from recipes.data.tables import open_table
+from tests.recipes.refusing import assert_refused
 from zoo.errors import UserError
 from zoo.text import Tokenizer, train_bpe, train_wordpiece
 
@@ -37,13 +38,6 @@ def read(
 ) -> LabelledTexts:
     table = open_table(path)
     return read_labelled(table, find_columns(table, columns or Columns()), tokenizer, labels)
-
-
-def refuse(action: Callable[[], object], *words: str) -> None:
-    with pytest.raises(UserError) as error:
-        action()
-    assert "\n" not in str(error.value)
-    assert all(word in str(error.value) for word in words), str(error.value)
 
 
 def test_texts_and_labels_are_those_of_the_table(put: Put) -> None:
@@ -109,7 +103,7 @@ def test_a_bpe_tokenizer_has_no_segments(put: Put) -> None:
 def test_columns_that_are_not_there_are_named_with_those_that_are(
     put: Put, header: str, columns: Columns, words: list[str]
 ) -> None:
-    refuse(lambda: read(put("a.csv", f"{header}\n1,2,3\n"), columns), *words)
+    assert_refused(lambda: read(put("a.csv", f"{header}\n1,2,3\n"), columns), *words)
 
 
 def test_rows_that_lack_something_are_left_out(put: Put, caplog: pytest.LogCaptureFixture) -> None:
@@ -120,26 +114,26 @@ def test_rows_that_lack_something_are_left_out(put: Put, caplog: pytest.LogCaptu
     assert (len(data), data.labels) == (80, ("3", "x"))
     assert "4 of 84 rows (4.8%) cannot be used: no text (2), no label (1), label of several lines (1)" in caplog.text
     assert f"{path}:81: no text" in caplog.text
-    refuse(
+    assert_refused(
         lambda: read(put("b.jsonl", "".join(json.dumps(line) + "\n" for line in good[:60] + bad))),
         "(6.2%)",
         "no more than 5%",
     )
     pairs = [{"a": "x", "b": "y", "label": "z"}] * 9 + [{"a": "x", "label": "z"}]
     path = put("c.jsonl", "".join(json.dumps(line) + "\n" for line in pairs))
-    refuse(lambda: read(path, Columns("a", "b")), "no b (1)")
+    assert_refused(lambda: read(path, Columns("a", "b")), "no b (1)")
 
 
 def test_labels_unseen_in_training_are_refused(put: Put) -> None:
     path = put("a.csv", "text,label\na cat,x\na dog,why\na dog,no\n")
-    refuse(lambda: read(path, labels=("x", "y")), str(path), "2 labels unseen in training, such as 'no'")
+    assert_refused(lambda: read(path, labels=("x", "y")), str(path), "2 labels unseen in training, such as 'no'")
     data = read(put("b.csv", "text,label\na cat,x\n"), labels=("y", "x"))
     assert (data.labels, data.targets.tolist()) == (("y", "x"), [1])
 
 
 def test_one_class_is_none(put: Put, caplog: pytest.LogCaptureFixture) -> None:
     path = put("a.csv", "text,label\na cat,x\na dog,x\n")
-    refuse(lambda: labelled.require_classes(read(path), path), str(path), "one class only, 'x'")
+    assert_refused(lambda: labelled.require_classes(read(path), path), str(path), "one class only, 'x'")
     path = put("b.csv", "text,label\n" + "a cat,x\n" * 31 + "a dog,y\n" * 3)
     labelled.require_classes(read(path), path)
     assert "x has 31 rows, y has 3; --balance" in caplog.text
@@ -165,7 +159,9 @@ def test_each_class_is_shared_out_by_itself(classes: list[int], fraction: float,
     targets, apart = np.array(classes), np.arange(len(classes))
     shares = {each: round(fraction * classes.count(each)) for each in set(classes)}
     if not any(shares.values()) or shares == {each: classes.count(each) for each in shares}:
-        refuse(lambda: hold_out_of_each(targets, apart, fraction, seed), "cannot be shared out", "--validation-data")
+        assert_refused(
+            lambda: hold_out_of_each(targets, apart, fraction, seed), "cannot be shared out", "--validation-data"
+        )
         return
     held_out = hold_out_of_each(targets, apart, fraction, seed)
     assert {each: int(held_out[targets == each].sum()) for each in shares} == shares
@@ -185,7 +181,7 @@ def test_each_class_is_shared_out_by_itself(classes: list[int], fraction: float,
 def test_groups_stay_together(members: list[int], fraction: float, seed: int) -> None:
     groups = np.array(members)
     if len(set(members)) == 1:
-        refuse(lambda: hold_out(groups, fraction, seed), "cannot be shared out")
+        assert_refused(lambda: hold_out(groups, fraction, seed), "cannot be shared out")
         return
     held_out = hold_out(groups, fraction, seed)
     taken = set(groups[held_out])
@@ -199,7 +195,7 @@ def test_a_large_group_is_not_held_out_where_small_ones_do() -> None:
     for seed in range(20):
         held_out = hold_out(groups, 0.1, seed)
         assert 0 < held_out.sum() <= 40 and not held_out[0]
-    refuse(lambda: hold_out(np.zeros(30, int), 0.1, 0), "all 30 rows belong together", "--validation-data")
+    assert_refused(lambda: hold_out(np.zeros(30, int), 0.1, 0), "all 30 rows belong together", "--validation-data")
 
 
 def test_another_seed_holds_others_out() -> None:

@@ -6,7 +6,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from recipes.data.sequences import FullSequences, SegmentPairs
 from recipes.data.shards import open_shards, write_counts
 from recipes.data.text import find_documents, open_corpus
 from recipes.data.tokens import JoinedTokens, find_token, map_tokens
+from tests.recipes.refusing import assert_refused
 from tests.recipes.resuming import kill, start, wait_until
 from zoo.errors import UserError
 from zoo.text import Tokenizer, train_bpe, train_characters, train_wordpiece
@@ -327,14 +328,6 @@ def test_a_share_needs_a_tokenizer(made: tuple[Path, Path], tmp_path: Path) -> N
 # --- what is refused
 
 
-def refuse(action: Callable[[], object], *words: str) -> None:
-    with pytest.raises(UserError) as error:
-        action()
-    message = str(error.value)
-    assert "\n" not in message
-    assert all(word in message for word in words), message
-
-
 def test_other_data_another_tokenizer_and_other_shards_are_refused(
     folder: Path, tmp_path: Path, tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,17 +339,17 @@ def test_other_data_another_tokenizer_and_other_shards_are_refused(
 
     again()
     good = contents(out)
-    refuse(lambda: again(request=tokenizers["char"]), str(out), "another tokenizer", "--force")
-    refuse(lambda: again(request=TokenizerTraining("bpe", 400)), "another tokenizer")
-    refuse(lambda: again(count=4), "prepared as 3 shards, not 4", "--force")
-    refuse(lambda: again(corpus=open_corpus(folder, validation_fraction=0.3)), "other data")
+    assert_refused(lambda: again(request=tokenizers["char"]), str(out), "another tokenizer", "--force")
+    assert_refused(lambda: again(request=TokenizerTraining("bpe", 400)), "another tokenizer")
+    assert_refused(lambda: again(count=4), "prepared as 3 shards, not 4", "--force")
+    assert_refused(lambda: again(corpus=open_corpus(folder, validation_fraction=0.3)), "other data")
     times = (folder / "0.txt").stat()
     os.utime(folder / "0.txt", ns=(0, times.st_mtime_ns + 1))  # edited, to the same size
-    refuse(lambda: again(), "other data", "changed", "--force")
+    assert_refused(lambda: again(), "other data", "changed", "--force")
     os.utime(folder / "0.txt", ns=(0, times.st_mtime_ns))
     again()
     (folder / "new.txt").write_text("one more")
-    refuse(lambda: again(), "other data", "changed", "--force")
+    assert_refused(lambda: again(), "other data", "changed", "--force")
     assert contents(out) == good
     again(force=True)
     assert contents(out) != good
@@ -366,8 +359,8 @@ def test_other_data_another_tokenizer_and_other_shards_are_refused(
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("years of work")
     monkeypatch.setattr(preparation, "train_on", None)  # that would be work for nothing
-    refuse(lambda: again(out=tmp_path / "thesis", request=TokenizerTraining("bpe", 400)), "not empty")
-    refuse(lambda: again(out=tmp_path / "thesis", force=True), "no plan.json")
+    assert_refused(lambda: again(out=tmp_path / "thesis", request=TokenizerTraining("bpe", 400)), "not empty")
+    assert_refused(lambda: again(out=tmp_path / "thesis", force=True), "no plan.json")
 
 
 def test_a_set_that_is_not_whole_is_refused(folder: Path, tmp_path: Path, tokenizers: dict[str, Tokenizer]) -> None:
@@ -391,11 +384,13 @@ def test_a_set_that_is_not_whole_is_refused(folder: Path, tmp_path: Path, tokeni
         ("train-00002-of-00006.json", good["train-00002-of-00006.json"].replace(b'"plan": "', b'"plan": "0')),
     ):
         damaged(name, content)
-        refuse(lambda: open_shards(out), str(out), "train-00002-of-00006 of 7 shards are missing", "prepare")
+        assert_refused(lambda: open_shards(out), str(out), "train-00002-of-00006 of 7 shards are missing", "prepare")
         (out / name).write_bytes(good[name])
     for number in range(5):
         damaged(f"train-0000{number}-of-00006.bin", None)
-    refuse(lambda: open_shards(out), "train-00000-of-00006, train-00001-of-00006, train-00002-of-00006 and 2 more")
+    assert_refused(
+        lambda: open_shards(out), "train-00000-of-00006, train-00001-of-00006, train-00002-of-00006 and 2 more"
+    )
     for name, content in (
         ("plan.json", b"{}"),
         ("plan.json", b"{"),
@@ -404,10 +399,10 @@ def test_a_set_that_is_not_whole_is_refused(folder: Path, tmp_path: Path, tokeni
         ("tokenizer.json", b"{}"),
     ):
         damaged(name, content)
-        refuse(lambda: open_shards(out), name.removesuffix(".json"))
+        assert_refused(lambda: open_shards(out), name.removesuffix(".json"))
         (out / name).write_bytes(good[name])
     tokenizers["char"].save(out)
-    refuse(lambda: open_shards(out), "not the one that its text was prepared with")
+    assert_refused(lambda: open_shards(out), "not the one that its text was prepared with")
 
 
 def test_damage_to_the_plan_is_made_good_by_force(
@@ -417,7 +412,7 @@ def test_damage_to_the_plan_is_made_good_by_force(
     prepare(corpus, tokenizers["bpe"], out, 3)
     good = contents(out)
     (out / "plan.json").write_text("{")
-    refuse(lambda: prepare(corpus, tokenizers["bpe"], out, 3), "plan.json")
+    assert_refused(lambda: prepare(corpus, tokenizers["bpe"], out, 3), "plan.json")
     prepare(corpus, tokenizers["bpe"], out, 3, force=True)
     assert contents(out) == good
 
@@ -437,11 +432,11 @@ def test_a_file_that_changes_meanwhile_costs_only_its_shard(
             victim.unlink()
 
     monkeypatch.setattr(preparation, "write_counts", write)
-    refuse(lambda: prepare(corpus, tokenizers["bpe"], out, 3), str(victim), word)
+    assert_refused(lambda: prepare(corpus, tokenizers["bpe"], out, 3), str(victim), word)
     assert [path.name for path in sorted(out.glob("[.]*"))] == []
     assert {path.name[:11] for path in out.glob("train*")} == {"train-00000"}
-    refuse(lambda: open_shards(out), "train-00001-of-00003")
-    refuse(lambda: prepare(corpus, tokenizers["bpe"], out, 3), str(victim), word)
+    assert_refused(lambda: open_shards(out), "train-00001-of-00003")
+    assert_refused(lambda: prepare(corpus, tokenizers["bpe"], out, 3), str(victim), word)
 
 
 def test_few_rows_that_cannot_be_used_are_left_out_and_many_refused(
@@ -456,8 +451,8 @@ def test_few_rows_that_cannot_be_used_are_left_out_and_many_refused(
     prepare(corpus, tokenizers["bpe"], tmp_path / "few", 8)
     assert open_shards(tmp_path / "few").facts["data"] == pack(corpus, tokenizers["bpe"], tmp_path).facts["data"]
     corpus = open_corpus(write(6))
-    refuse(lambda: prepare(corpus, tokenizers["bpe"], tmp_path / "many", 8), "6 of 100 rows", "5%")
-    refuse(lambda: open_shards(tmp_path / "many"), "6 of 100 rows", "5%")
+    assert_refused(lambda: prepare(corpus, tokenizers["bpe"], tmp_path / "many", 8), "6 of 100 rows", "5%")
+    assert_refused(lambda: open_shards(tmp_path / "many"), "6 of 100 rows", "5%")
 
 
 def test_many_rows_that_cannot_be_used_are_refused_before_all_is_read(
@@ -465,7 +460,7 @@ def test_many_rows_that_cannot_be_used_are_refused_before_all_is_read(
 ) -> None:
     path, out = tmp_path / "a.jsonl", tmp_path / "shards"
     path.write_text('{"text": "good"}\n' * 500 + ('{"text": "good"}\n' * 9 + "{\n") * 200)
-    refuse(lambda: prepare(open_corpus(path), tokenizers["bpe"], out, 10), "of 1,125 rows", "correct the data")
+    assert_refused(lambda: prepare(open_corpus(path), tokenizers["bpe"], out, 10), "of 1,125 rows", "correct the data")
     assert len(list(out.glob("*.bin"))) == 4
 
 

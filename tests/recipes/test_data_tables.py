@@ -21,6 +21,7 @@ from pyarrow import parquet
 from recipes.data import formats, lines
 from recipes.data.problems import INVALID_UTF8, Problems
 from recipes.data.tables import Row, Table, choose_column, open_table
+from tests.recipes.refusing import assert_refused
 from zoo.errors import UserError
 
 Put = Callable[[str, str | bytes], Path]
@@ -50,14 +51,6 @@ def read(path: Path) -> list[Row]:
 def read_with_problems(path: Path) -> tuple[list[Row], Problems]:
     problems = Problems()
     return list(open_table(path).rows(problems)), problems
-
-
-def assert_refused(action: Callable[[], object], *words: str) -> None:
-    with pytest.raises(UserError) as error:
-        action()
-    message = str(error.value)
-    assert "\n" not in message
-    assert all(word in message for word in words), message
 
 
 # --- CSV

@@ -18,7 +18,7 @@ from recipes.data.problems import Problems
 from recipes.data.sentences import Layout, TagColumns, find_layout
 from recipes.data.tables import open_table
 from recipes.data.tagged import TaggedTexts, TagSource, read_tagged, read_texts
-from zoo.errors import UserError
+from tests.recipes.refusing import assert_refused
 from zoo.text import train_wordpiece
 
 BERT = train_wordpiece(["Ada Lovelace met Charles in London. The U.N. said so: unhappily, again-and-again."] * 20, 160)
@@ -40,13 +40,6 @@ def put(tmp_path: Path) -> Put:
 def read(path: Path, columns: TagColumns | None = None, types: tuple[str, ...] = ()) -> TaggedTexts:
     table = open_table(path)
     return read_tagged(table, find_layout(table, columns or TagColumns()), BERT, types)
-
-
-def refuse(action: Callable[[], object], *words: str) -> None:
-    with pytest.raises(UserError) as error:
-        action()
-    assert "\n" not in str(error.value)
-    assert all(word in str(error.value) for word in words), str(error.value)
 
 
 def entities(data: TaggedTexts, place: int) -> list[tuple[str, str]]:
@@ -107,8 +100,12 @@ def test_columns_are_chosen_as_asked(put: Put) -> None:
     renamed = put("c.jsonl", [{"x": row["words"], "y": row["tags"]} | AS_SPANS[0] for row in both])
     assert read(renamed).types == ("PER",)
     assert read(renamed, TagColumns(tokens_column="x", tags_column="y")).types == ("X",)
-    refuse(lambda: read(path, TagColumns(tags_column="tag")), "--tags-column is 'tag'", "'text', 'entities', 'words'")
-    refuse(lambda: read(put("b.csv", "a,b\n1,2\n")), "which column is the tags", "--tags-column, one of 'a', 'b'")
+    assert_refused(
+        lambda: read(path, TagColumns(tags_column="tag")), "--tags-column is 'tag'", "'text', 'entities', 'words'"
+    )
+    assert_refused(
+        lambda: read(put("b.csv", "a,b\n1,2\n")), "which column is the tags", "--tags-column, one of 'a', 'b'"
+    )
 
 
 # --- what the model is to learn
@@ -266,10 +263,10 @@ def test_rows_that_cannot_be_labelled_are_left_out(put: Put) -> None:
     }
     for reason, row in reasons.items():
         path = put("a.jsonl", [spans(one(0, 3))] * 9 + [row])
-        refuse(lambda path=path: read(path), f"1 of 10 rows (10.0%) cannot be used: {reason} (1)", f"{path}:10")
+        assert_refused(lambda path=path: read(path), f"1 of 10 rows (10.0%) cannot be used: {reason} (1)", f"{path}:10")
     for start, end in ((-1, 3), (3, 3), ("0", 3), (0.0, 3.0), (True, 3)):
         path = put("a.jsonl", [spans(one(0, 3))] * 9 + [spans(one(start, end))])
-        refuse(lambda path=path: read(path), "1 of 10 rows")
+        assert_refused(lambda path=path: read(path), "1 of 10 rows")
     reasons = {
         "no list of words": {"tokens": ["a", ""], "tags": ["O", "O"]},
         "no list of tags by name": {"tokens": ["a", "b"], "tags": ["O", 1]},
@@ -279,7 +276,7 @@ def test_rows_that_cannot_be_labelled_are_left_out(put: Put) -> None:
     }
     for reason, row in reasons.items():
         path = put("b.jsonl", [AS_LISTS[1] | {"tags": ["O", "B-LOC"]}] * 9 + [row])
-        refuse(lambda path=path: read(path), f"1 of 10 rows (10.0%) cannot be used: {reason} (1)", f"{path}:10")
+        assert_refused(lambda path=path: read(path), f"1 of 10 rows (10.0%) cannot be used: {reason} (1)", f"{path}:10")
 
 
 @pytest.mark.parametrize(
@@ -298,12 +295,12 @@ def test_rows_that_cannot_be_labelled_are_left_out(put: Put) -> None:
 )
 def test_other_schemes_are_refused(put: Put, tags: str, words: list[str]) -> None:
     path = put("a.jsonl", [{"tokens": ["a", "b", "c", "d"], "tags": tags.split()}])
-    refuse(lambda: read(path), str(path), *words)
+    assert_refused(lambda: read(path), str(path), *words)
 
 
 def test_types_unseen_in_training_are_refused(put: Put) -> None:
     path = put("a.conll", CONLL)
-    refuse(lambda: read(path, types=("LOC",)), str(path), "1 labels unseen in training, such as 'PER'")
+    assert_refused(lambda: read(path, types=("LOC",)), str(path), "1 labels unseen in training, such as 'PER'")
     data = read(path, types=("PER", "ORG", "LOC"))
     assert data.labels[1::2] == ("B-PER", "B-ORG", "B-LOC")
     assert entities(data, 1) == [("LOC", "London")]
