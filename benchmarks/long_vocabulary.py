@@ -13,10 +13,11 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Literal
 
 import tyro
+
+from recipes.engine.memory import peak_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,20 +90,14 @@ def measure(settings: Settings) -> dict[str, float]:
     batch = {"token_ids": ids[:, :-1]}, dict.fromkeys(loss, ids[:, 1:])
     data = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
     model.make_train_function()
-    before = peak()
+    before = peak_memory() or 0.0
     times, work = [], []
     for _ in range(1 + settings.steps):
         began, begun = time.perf_counter(), time.process_time()
         float(model.train_function(data)["loss"])
         times.append(time.perf_counter() - began)
         work.append(time.process_time() - begun)
-    return {"mb": peak() - before, "ms": 1000 * min(times[1:]), "work_ms": 1000 * min(work[1:])}
-
-
-def peak() -> float:
-    """The most memory that this process has taken, in MB."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024 / 1e6
+    return {"mb": (peak_memory() or 0.0) - before, "ms": 1000 * min(times[1:]), "work_ms": 1000 * min(work[1:])}
 
 
 if __name__ == "__main__":
