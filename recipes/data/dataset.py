@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from recipes.data.batches import ArraySpec, Batches
@@ -9,13 +10,16 @@ from recipes.data.batches import ArraySpec, Batches
 
 def make_dataset(batches: Batches, first_step: int = 0) -> tf.data.Dataset:
     """The batches from `first_step` on, as they are: a distribution strategy takes each as a global one, and gives each
-    replica its part of it."""
+    replica its part of it.
+
+    Every array is copied: TensorFlow may take NumPy's memory for its own, and write results into it. An array that a
+    batch has twice, or that its source keeps, would change under whoever else reads it."""
     specs: list[ArraySpec] = tf.nest.flatten(batches.element)
     count = batches.num_batches
 
     def load(step: tf.Tensor) -> Any:
         arrays = tf.numpy_function(
-            lambda step: tf.nest.flatten(batches.batch(int(step))),
+            lambda step: [np.array(array) for array in tf.nest.flatten(batches.batch(int(step)))],
             [step],
             [tf.as_dtype(spec.dtype) for spec in specs],
             stateful=False,

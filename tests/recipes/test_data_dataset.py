@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.data.batches import TrainingBatches, ValidationBatches
+from recipes.data.batches import ArraySpec, TrainingBatches, ValidationBatches
 from recipes.data.dataset import make_dataset
 
 TOKENS = np.arange(1000, dtype=np.uint16)
@@ -60,3 +60,32 @@ print("halves")
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
     assert done.stdout == "halves\n", done.stderr[-2000:]
+
+
+def aligned(values: int) -> np.ndarray:
+    """Zeros at a place in memory that TensorFlow takes over without a copy."""
+    memory = np.zeros(4 * values + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + 4 * values].view(np.float32)
+
+
+class Sharing:
+    """Batches of one array that is there twice, and that stays with who made it."""
+
+    num_batches = 3
+
+    def __init__(self) -> None:
+        self.element = {"first": ArraySpec((None,), "float32"), "second": ArraySpec((None,), "float32")}
+        self.kept = aligned(16)
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        return {"first": self.kept, "second": self.kept}
+
+
+def test_no_two_tensors_share_memory() -> None:
+    """TensorFlow writes results into what it takes for its own: losses of two outputs, into weights of both."""
+    batches = Sharing()
+    for batch in make_dataset(batches):
+        first, second = (np.asarray(memoryview(batch[name])) for name in ("first", "second"))  # without a copy
+        assert not np.shares_memory(first, second)
+        assert not np.shares_memory(first, batches.kept) and not np.shares_memory(second, batches.kept)
