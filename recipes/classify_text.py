@@ -46,7 +46,7 @@ class ClassifyText(FineTuning):
 
 def train_classifier(settings: ClassifyText) -> dict[str, Any]:
     """Run the recipe: rows to encoded texts, texts to groups of like length, and the engine trains."""
-    from recipes.data import labelled
+    from recipes.data import classes, labelled
     from recipes.data.vocabulary import tokenizer_for
     from recipes.measures import Classification
 
@@ -55,15 +55,15 @@ def train_classifier(settings: ClassifyText) -> dict[str, Any]:
     columns = labelled.find_columns(table, settings.columns)
     tokenizer = tokenizer_for(beginning.tokenizer, table, tuple(name for name in columns[:2] if name))
     data = labelled.read_labelled(table, columns, tokenizer)
-    labelled.require_classes(data, settings.data)
+    classes.require_classes(data, settings.data)
 
     def read(other: Table) -> labelled.LabelledTexts:
         return labelled.read_labelled(other, labelled.find_columns(other, Columns(*columns)), tokenizer, data.labels)
 
-    train_data, held_out = share_out(settings, data, labelled.split, read)
+    train_data, held_out = share_out(settings, data, classes.split, read)
     if settings.examples_per_class is not None:
-        train_data = labelled.few(train_data, settings.examples_per_class, training.seed)
-    weights = labelled.balance(train_data) if settings.balance else None
+        train_data = classes.few(train_data, settings.examples_per_class, training.seed)
+    weights = classes.balance(train_data) if settings.balance else None
     source = labelled.TextSource(train_data, tokenizer, length, weights)
     labelled.tell(train_data, held_out, source)
     facts = {

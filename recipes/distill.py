@@ -165,7 +165,7 @@ def train_student(settings: Distill) -> dict[str, Any]:
 
 def _read_rows(settings: Distill, lesson: Lesson) -> Material:
     """A table of texts with labels, as classify-text has it, and the teacher's classes."""
-    from recipes.data import labelled
+    from recipes.data import classes, labelled
     from recipes.data.grouping import GroupedBatches
     from recipes.data.held_out import require_apart
     from recipes.data.tables import Table, open_table
@@ -180,7 +180,7 @@ def _read_rows(settings: Distill, lesson: Lesson) -> Material:
 
     data = read(table)
     if settings.validation_data is None:
-        train_data, held_out = labelled.split(data, settings.validation_fraction, seed)
+        train_data, held_out = classes.split(data, settings.validation_fraction, seed)
     else:
         other = open_table(settings.validation_data)
         require_apart(table, other)

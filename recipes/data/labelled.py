@@ -3,28 +3,23 @@
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recipes.data.batches import ArraySpec
+from recipes.data.classes import LABEL_COLUMNS, Classified, name_classes
 from recipes.data.examples import Example, Examples, build_examples, in_chunks
 from recipes.data.grouping import Source
-from recipes.data.held_out import hold_out_of_each, number_alike, require_known
 from recipes.data.lines import Row
 from recipes.data.problems import Problems
 from recipes.data.tables import Table, choose_column
-from zoo.errors import UserError
 from zoo.text import Tokenizer
 from zoo.text.inputs import Encoded, find_template, make_inputs
 
 logger = logging.getLogger("zoo")
 
 TEXT_COLUMNS = ("text", "sentence", "utterance", "content", "review", "comment", "question", "document", "body")
-LABEL_COLUMNS = ("label", "category", "class", "intent", "target", "sentiment", "topic", "tag")
-IMBALANCE = 10.0  # the largest class over the smallest, from where on it is told
-SHOWN = 20  # classes that are named, with their sizes, before a training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,46 +35,20 @@ class Columns:
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledTexts:
-    """Rows of `examples`, which hold the columns `first`, `second` where there are pairs, `label` and `text`.
-
-    Attributes:
-        examples: all that was read.
-        rows: which of them these are.
-        labels: the names of the classes, in order; `targets` are places in it.
-        targets: the class of each row: (rows,) int32.
-    """
+class LabelledTexts(Classified):
+    """Texts, or pairs of them, each with its class: the examples hold the columns `first`, `second` where there are
+    pairs, `label` and `text`."""
 
     examples: Examples
-    rows: np.ndarray
-    labels: tuple[str, ...]
-    targets: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def select(self, places: np.ndarray) -> "LabelledTexts":
-        """Some of them."""
-        return dataclasses.replace(self, rows=self.rows[places], targets=self.targets[places])
 
     def text(self, place: int) -> str:
         """A text, as it was read; the two of a pair on lines of their own."""
         return self.examples.text("text", int(self.rows[place]))
 
-    def ids(self, place: int) -> bytes:
-        """The ids of a text, and of its pair: the same for texts that a model cannot tell from each other."""
+    def key(self, place: int) -> bytes:
+        """The ids of a text, and of its pair."""
         row, columns = int(self.rows[place]), ("first", "second")
         return b"|".join(self.examples.row(each, row).tobytes() for each in columns if each in self.examples.columns)
-
-    def describe(self, name: str) -> str:
-        """How many rows of which classes there are, in a line."""
-        counts = np.bincount(self.targets, minlength=len(self.labels))
-        order = np.argsort(-counts, kind="stable")
-        shown = [*order[:SHOWN], *order[SHOWN:][-1:]]
-        named = [f"{self.labels[number]} {counts[number]:,}" for number in shown]
-        if len(order) > len(shown):
-            named.insert(SHOWN, f"{len(order) - len(shown):,} more")
-        return f"{name}: {len(self):,} rows of {len(self.labels):,} classes: {', '.join(named)}"
 
 
 def read_labelled(
@@ -110,11 +79,7 @@ def read_labelled(
 
     request = {"kind": "labelled", "columns": columns, "tokenizer": tokenizer.fingerprint}
     examples = build_examples(table, request, encode, lambda: {"labels": list(names)})
-    found: list[str] = examples.facts["labels"]
-    order = tuple(labels) or tuple(sorted(found))
-    require_known(found, order, table.path)
-    place_of = {name: place for place, name in enumerate(order)}
-    targets = np.array([place_of[name] for name in found], np.int32)[examples.flat("label")]
+    order, targets = name_classes(examples.facts["labels"], examples.flat("label"), labels, table.path)
     return LabelledTexts(examples, np.arange(len(examples)), order, targets)
 
 
@@ -145,48 +110,6 @@ def _good_rows(
             problems.add(problems.where, f"{label} of several lines")
         else:
             yield str(texts[0]), str(texts[1]) if pair else "", str(name)
-
-
-def split(data: LabelledTexts, fraction: float, seed: int) -> tuple[LabelledTexts, LabelledTexts]:
-    """Share rows out to training and validation, each class by itself, as near to `fraction` held out as can be; rows
-    of a class that read alike are in one of them."""
-    held_out = hold_out_of_each(data.targets, number_alike(map(data.ids, range(len(data)))), fraction, seed)
-    return data.select(np.flatnonzero(~held_out)), data.select(np.flatnonzero(held_out))
-
-
-def few(data: LabelledTexts, examples_per_class: int, seed: int) -> LabelledTexts:
-    """At most so many rows of each class, at random."""
-    draw = np.random.default_rng(seed)
-    chosen = [
-        draw.permutation(np.flatnonzero(data.targets == target))[:examples_per_class]
-        for target in range(len(data.labels))
-    ]
-    return data.select(np.sort(np.concatenate(chosen)))
-
-
-def balance(data: LabelledTexts) -> np.ndarray:
-    """What a row of each class is to weigh, so that all classes weigh alike: (classes,) float32."""
-    counts = np.maximum(np.bincount(data.targets, minlength=len(data.labels)), 1)
-    return (counts.mean() / counts).astype(np.float32)
-
-
-def require_classes(data: LabelledTexts, path: Path) -> None:
-    """Raise UserError unless there are two classes at least; say where they are very unlike in size."""
-    counts = np.bincount(data.targets, minlength=len(data.labels))
-    present = np.flatnonzero(counts)
-    if len(present) < 2:
-        raise UserError(
-            f"{path} has one class only, {data.labels[int(present[0])]!r:.80}: a classifier needs two to tell apart"
-        )
-    if counts[present].max() > IMBALANCE * counts[present].min():
-        most, fewest = int(counts.argmax()), int(present[counts[present].argmin()])
-        logger.warning(
-            "classes are unlike in size: %s has %d rows, %s has %d; --balance weighs them alike",
-            data.labels[most],
-            counts[most],
-            data.labels[fewest],
-            counts[fewest],
-        )
 
 
 def tell(train_data: LabelledTexts, held_out: LabelledTexts, source: "TextSource") -> None:

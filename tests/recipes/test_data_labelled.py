@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.data import labelled
+from recipes.data import classes, labelled
 from recipes.data.held_out import hold_out, hold_out_of_each
 from recipes.data.labelled import Columns, LabelledTexts, TextSource, find_columns, read_labelled
 from recipes.data.tables import open_table
@@ -72,7 +72,7 @@ def test_pairs_are_read_together_and_cut_from_the_longer_one(put: Put) -> None:
 
 def test_classes_weigh_alike_where_they_are_balanced(put: Put) -> None:
     data = read(put("a.csv", "text,label\n" + "a cat,x\n" * 6 + "a dog,y\n" * 2))
-    weights = labelled.balance(data)
+    weights = classes.balance(data)
     assert weights.tolist() == pytest.approx([4 / 6, 4 / 2])
     assert weights[data.targets].sum() == pytest.approx(8)
     _, labels, of_rows = TextSource(data, BERT, 9, weights).collate(0, np.arange(8), 9, np.random.default_rng(0))
@@ -133,9 +133,9 @@ def test_labels_unseen_in_training_are_refused(put: Put) -> None:
 
 def test_one_class_is_none(put: Put, caplog: pytest.LogCaptureFixture) -> None:
     path = put("a.csv", "text,label\na cat,x\na dog,x\n")
-    assert_refused(lambda: labelled.require_classes(read(path), path), str(path), "one class only, 'x'")
+    assert_refused(lambda: classes.require_classes(read(path), path), str(path), "one class only, 'x'")
     path = put("b.csv", "text,label\n" + "a cat,x\n" * 31 + "a dog,y\n" * 3)
-    labelled.require_classes(read(path), path)
+    classes.require_classes(read(path), path)
     assert "x has 31 rows, y has 3; --balance" in caplog.text
 
 
@@ -210,7 +210,7 @@ def test_a_text_that_stands_in_a_table_twice_is_in_one_share(put: Put) -> None:
     data = read(
         put("a.csv", "text,label\n" + "".join(f"{'cat ' * (i // 2)}dog,{'xy'[i // 2 % 2]}\n" for i in range(80)))
     )
-    train, held_out = labelled.split(data, 0.25, 0)
+    train, held_out = classes.split(data, 0.25, 0)
     texts = [{each.text(place) for place in range(len(each))} for each in (train, held_out)]
     assert len(held_out) == 20 and not texts[0] & texts[1]
 
@@ -224,12 +224,12 @@ def test_of_many_classes_the_largest_and_the_smallest_are_named(put: Put) -> Non
 
 def test_a_few_of_each_class_are_drawn(put: Put) -> None:
     data = read(put("a.csv", "text,label\n" + "".join(f"{'cat ' * i}dog,{'xyy'[i % 3]}\n" for i in range(30))))
-    part = labelled.few(data, 12, 0)
+    part = classes.few(data, 12, 0)
     assert np.bincount(part.targets).tolist() == [10, 12]
     assert part.rows.tolist() == sorted(set(part.rows))
     assert [data.targets[row] for row in part.rows] == part.targets.tolist()
-    assert labelled.few(data, 12, 1).rows.tolist() != part.rows.tolist()
-    held = labelled.split(data, 0.2, 0)
+    assert classes.few(data, 12, 1).rows.tolist() != part.rows.tolist()
+    held = classes.split(data, 0.2, 0)
     assert [np.bincount(each.targets).tolist() for each in held] == [[8, 16], [2, 4]]
     everything: Any = np.concatenate([each.rows for each in held])
     assert sorted(everything) == list(range(30))
