@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recipes.data.inspection import resolve_files
 from recipes.data.tables import Table
 from zoo.errors import UserError
 
@@ -89,7 +90,7 @@ def _checked(held_out: np.ndarray, fraction: float) -> np.ndarray:
 
 def require_apart(table: Table, held_out: Table) -> None:
     """Raise UserError where a file is in both."""
-    shared = {file.path.resolve() for file in table.files} & {file.path.resolve() for file in held_out.files}
+    shared = set(resolve_files(table.files)) & set(resolve_files(held_out.files))
     if shared:
         raise UserError(f"{min(shared)} is in both the training and the validation data: keep them apart")
 

@@ -4,7 +4,7 @@ import codecs
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,18 @@ def find_file(path: Path) -> FoundFile:
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is not a regular file")
     return FoundFile(path, status.st_size, status.st_mtime_ns)
+
+
+def resolve_files(files: Iterable[FoundFile]) -> list[Path]:
+    """Their paths, absolute and with all links followed; folders that many of them share are followed once."""
+    folders: dict[Path, Path] = {}
+    paths = []
+    for file in files:
+        parent = file.path.parent
+        if parent not in folders:
+            folders[parent] = parent.resolve()
+        paths.append(file.path.resolve() if file.path.is_symlink() else folders[parent] / file.path.name)
+    return paths
 
 
 def find_text_file(path: Path) -> FoundFile:
