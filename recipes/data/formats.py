@@ -1,4 +1,4 @@
-"""Every format of labelled data by its suffix, and those that are not made of lines: JSON, Parquet, text by label."""
+"""Every format of labelled data by its name, and those that are not made of lines: JSON, Parquet, text by label."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from recipes.data.folders import read_labelled_image
 from recipes.data.lines import (
     LARGEST_LINE,
     TOO_LONG,
@@ -23,9 +24,11 @@ from recipes.data.lines import (
     to_row,
 )
 from recipes.data.problems import Problems
+from recipes.data.records import is_record_file, read_records
 from zoo.errors import UserError
 
 LARGEST_DOCUMENT = 256 * 2**20  # bytes of JSON, which is held whole: as Python's objects several times as much
+FIRST_ROWS = 100  # show the columns of what has no header
 _BATCH = 256  # rows of Parquet that are held at once
 
 
@@ -44,6 +47,7 @@ class Format:
         names_columns: every row of a file has the same columns, which stand in it once.
         count: the rows of a file, corrupt ones too, sooner than by reading them; for a format that is read as a stream,
             whose `read` then takes the numbers of the first row, from 0, and of the one after the last.
+        first_rows: how many of a file show its columns.
     """
 
     read: Callable[..., Iterator[Row]]
@@ -51,6 +55,7 @@ class Format:
     is_text: bool = True
     names_columns: bool = False
     count: Callable[[Path], int] | None = None
+    first_rows: int = FIRST_ROWS
 
 
 def read_json(path: Path, problems: Problems) -> Iterator[Row]:
@@ -253,6 +258,8 @@ def _delimited(delimiter: str) -> Format:
 
 _CONLL = Format(read_conll)
 _JSON_LINES = Format(read_json_lines, count=count_json_lines)
+# Of a thousand shards, with a picture in every row, each is looked into.
+RECORDS = Format(read_records, is_text=False, first_rows=10)
 FORMATS = {
     ".csv": _delimited(","),
     ".tsv": _delimited("\t"),
@@ -264,6 +271,14 @@ FORMATS = {
     ".bio": _CONLL,
     ".iob": _CONLL,
     ".iob2": _CONLL,
+    ".tfrecord": RECORDS,
+    ".tfrecords": RECORDS,
 }
 STREAMED = tuple(suffix for suffix, each in FORMATS.items() if each.count)
 LABELLED_TEXT = Format(read_labelled_text)
+LABELLED_IMAGE = Format(read_labelled_image)
+
+
+def find_format(path: Path, in_folder: bool = False) -> Format | None:
+    """The format of a table by its name, if it is one; some names say so only beside others of their folder."""
+    return FORMATS.get(path.suffix.lower()) or (RECORDS if is_record_file(path, in_folder) else None)

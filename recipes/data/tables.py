@@ -1,13 +1,15 @@
 """The user's labelled data as rows: one reader for files of every format and for folders of them, and its columns."""
 
 import logging
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from recipes.data.formats import FORMATS, LABELLED_TEXT, Format
+from recipes.data.folders import find_labelled, list_folder
+from recipes.data.formats import FORMATS, LABELLED_IMAGE, LABELLED_TEXT, Format, find_format
 from recipes.data.inspection import FoundFile, find_file, find_text_file
 from recipes.data.lines import Row
 from recipes.data.problems import Problems
@@ -16,8 +18,8 @@ from zoo.errors import UserError
 
 logger = logging.getLogger("zoo")
 
-FIRST_ROWS = 100  # show the columns of what has no header
 _CHECK_EVERY = 1000  # rows, that the file is still the one that was opened
+_SHARD = re.compile(r"(.+)-\d+-of-\d+(\.\w+)?$")
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,16 @@ def open_table(path: Path) -> Table:
 
     .csv and .tsv have a header. .jsonl and .ndjson hold an object a line. .json is a list of objects, or SQuAD's layout
     with the columns `id`, `question`, `context` and `answers` (of `text` and `start`). .parquet needs pyarrow. .conll,
-    .bio, .iob and .iob2 give a row of `tokens` and `tags` for each sentence. A folder holds files of one of these, all
-    with the same columns, which are read in the order of their names; or else texts as `label/name.txt`, which give
-    the columns `text` and `label`. What is hidden in it is passed over.
+    .bio, .iob and .iob2 give a row of `tokens` and `tags` for each sentence. .tfrecord and .tfrecords hold examples of
+    features; they are also called x.tfrecord-00000-of-00010 or, in a folder, x-00000-of-00010.
+
+    A folder holds files of one of these, all with the same columns, which are read in the order of their names; or else
+    texts as `label/name.txt`, which give the columns `text` and `label`; or images as `label/name.jpg`, or with another
+    of `IMAGE_SUFFIXES`, which give `image`, the path, and `label`. What is hidden in it is passed over.
 
     Raises:
-        UserError: `path` is missing, unreadable, empty, of no format or of several, or without usable rows.
+        UserError: `path` is missing, unreadable, empty, of no format or of several, of several splits, or without
+            usable rows.
     """
     path = Path(path)
     try:
@@ -75,35 +81,44 @@ def open_table(path: Path) -> Table:
         raise UserError(f"{path} does not exist: give a file ({', '.join(FORMATS)}) or a folder of them") from None
     except OSError as error:
         raise UserError(f"{error.filename or path} cannot be read: {error.strerror}") from None
-    if path.suffix.lower() not in FORMATS:
+    if find_format(path) is None:
         raise UserError(f"{path} is no table, by its suffix: expected {', '.join(FORMATS)}, or a folder")
     return _open_files(path, [path])
 
 
 def _open_folder(folder: Path) -> Table:
-    entries = _list(folder)
-    tables = [path for path in entries if path.suffix.lower() in FORMATS and not path.is_dir()]
+    entries = [(Path(each.path), each) for each in list_folder(folder)]
+    tables = [path for path, entry in entries if find_format(path, in_folder=True) and not entry.is_dir()]
     if tables:
+        _require_one_split(folder, tables)
         return _open_files(folder, tables)
-    labelled = [path for label in entries if label.is_dir() for path in _list(label)]
-    texts = [path for path in labelled if path.suffix.lower() == ".txt" and not path.is_dir()]
-    for path in labelled:
-        if path.is_dir() and any(path.glob("*.txt")):
-            raise UserError(f"{path} holds texts too deep for label/name.txt: give the folder that holds the labels")
-    if not texts:
-        raise UserError(f"{folder} holds no table: expected files ({', '.join(FORMATS)}) or texts as label/name.txt")
-    return Table(folder, tuple(map(find_file, texts)), ("text", "label"), LABELLED_TEXT)
+    kind, paths = find_labelled(folder)
+    if not paths:
+        raise UserError(
+            f"{folder} holds no table: expected files ({', '.join(FORMATS)}), texts as label/name.txt or images as "
+            "label/name.jpg"
+        )
+    files = tuple(map(find_file, paths))
+    if kind == "images":
+        return Table(folder, files, ("image", "label"), LABELLED_IMAGE)
+    return Table(folder, files, ("text", "label"), LABELLED_TEXT)
 
 
-def _list(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def _require_one_split(folder: Path, paths: Sequence[Path]) -> None:
+    """Raise UserError where shards of several data sets lie together, which are seldom meant to be read as one."""
+    names = sorted({match[1] for path in paths if (match := _SHARD.match(path.name))})
+    if len(names) > 1:
+        raise UserError(
+            f"{folder} holds shards of {names[0]!r:.80} and of {names[1]!r:.80}: give each a folder of its own"
+        )
 
 
 def _open_files(path: Path, paths: Sequence[Path]) -> Table:
     first, *others = paths
-    file_format = FORMATS[first.suffix.lower()]
+    file_format = find_format(first, in_folder=True)
+    assert file_format is not None  # it was asked for before
     for other in others:
-        if FORMATS[other.suffix.lower()] is not file_format:
+        if find_format(other, in_folder=True) is not file_format:
             raise UserError(
                 f"{first} and {other} are of different formats: give one of them, or a folder of one format"
             )
@@ -124,7 +139,7 @@ def _find_columns(path: Path, file_format: Format) -> tuple[str, ...]:
         find_text_file(path)  # refuses what is empty, binary or in another encoding
     problems = Problems()
     columns = dict.fromkeys(file_format.declare(path))
-    for row in islice(_read(path, file_format, problems), FIRST_ROWS):
+    for row in islice(_read(path, file_format, problems), file_format.first_rows):
         columns.update(dict.fromkeys(row))
     if not problems.seen:
         raise UserError(f"{path} holds no rows")
@@ -174,6 +189,8 @@ def choose_column(
         raise UserError(
             f"--{role}-column is {wanted!r:.80}, and {table.path} has the columns {_name(table.columns)}{suggestion}"
         )
+    if table.format is LABELLED_IMAGE and role not in table.columns:
+        raise UserError(f"{table.path} holds images, and no {role}")  # nor is the path of an image one
     free = [column for column in table.columns if column not in taken]
     known = {column.strip().casefold(): column for column in reversed(free)}
     found = next((known[name.casefold()] for name in candidates if name.casefold() in known), None)
