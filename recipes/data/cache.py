@@ -42,7 +42,7 @@ def read_or_build(directory: Path, read: Callable[[Path], Content | None], build
         content = read(directory)
         if content is None:
             if directory.exists():
-                logger.warning("%s is not whole: it is made again", directory)
+                logger.warning("%s is not whole, or of files that were changed: it is made again", directory)
             for left_behind in directory.parent.glob(f".{directory.name}.*"):  # by a process that was killed
                 shutil.rmtree(left_behind, ignore_errors=True)
             try:

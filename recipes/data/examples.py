@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from recipes.data.cache import default_cache_root, read_or_build
+from recipes.data.inspection import resolve_files
 from recipes.data.lines import Row
 from recipes.data.problems import Problems
 from recipes.data.tables import Table
@@ -29,7 +30,8 @@ Item = TypeVar("Item")
 
 
 class Examples:
-    """Rows of a few columns, each a list of whole numbers or a text, in `directory`; read from disk as they are used.
+    """Rows of a few columns, each a list of whole numbers, a text or bytes, in `directory`; read from disk as they are
+    used.
 
     Attributes:
         columns: their names.
@@ -65,7 +67,11 @@ class Examples:
 
     def text(self, name: str, place: int) -> str:
         """The text of one row in a column of texts."""
-        return self.row(name, place).tobytes().decode()
+        return self.content(name, place).decode()
+
+    def content(self, name: str, place: int) -> bytes:
+        """The bytes of one row in a column of bytes, or of texts."""
+        return self.row(name, place).tobytes()
 
     def flat(self, name: str) -> np.ndarray:
         """A column of one number a row: (rows,) int32."""
@@ -103,6 +109,7 @@ def build_examples(
     encode: Callable[[Iterator[Row], Problems], Iterator[Example]],
     facts: Callable[[], dict[str, Any]] = dict,
     cache_root: Path | None = None,
+    is_current: Callable[[Examples], bool] = lambda examples: True,
 ) -> Examples:
     """What `encode` makes of the rows of a table, or was made of them before.
 
@@ -111,24 +118,30 @@ def build_examples(
     Args:
         table: the rows.
         request: all else that the examples hang on; JSON's values.
-        encode: makes examples of rows, the same columns in each; a `str` becomes a column of texts. Rows that cannot
-            be used go to the problems.
+        encode: makes examples of rows, the same columns in each; a `str` becomes a column of texts, `bytes` one of
+            bytes. Rows that cannot be used go to the problems.
         facts: called when all are made: what to record beside them.
         cache_root: where the cache is.
+        is_current: whether what was made before still holds, as far as it hangs on more than the table and `request`.
 
     Raises:
         UserError: too many rows cannot be used, or none is left; or the cache cannot be written.
     """
-    files = [(str(each.path.resolve()), each.size, each.modified) for each in table.files]
+    paths = resolve_files(table.files)
+    files = [(str(path), each.size, each.modified) for path, each in zip(paths, table.files, strict=True)]
     key = hashlib.sha256(json.dumps([FORMAT, request, files], sort_keys=True).encode()).hexdigest()[:32]
+    is_new = False
 
     def read(directory: Path) -> Examples | None:
         try:
-            return Examples(directory)
+            examples = Examples(directory)
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        return examples if is_new or is_current(examples) else None
 
     def build(directory: Path) -> None:
+        nonlocal is_new
+        is_new = True
         problems = Problems()
         count, columns = _write(directory, encode(table.rows(problems), problems))
         problems.require_few()
@@ -136,7 +149,7 @@ def build_examples(
             raise UserError(f"{table.path} has no row that can be used")
         left_out = problems.describe() if problems.unusable else ""
         meta = {"format": FORMAT, "count": count, "columns": columns, "facts": facts(), "left_out": left_out}
-        (directory / "examples.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
+        (directory / "examples.json").write_text(json.dumps(meta), encoding="ascii")  # names of files may be no UTF-8
 
     examples = read_or_build((cache_root or default_cache_root()) / f"examples-{key}", read, build)
     if examples.left_out:
@@ -153,12 +166,15 @@ def _write(directory: Path, examples: Iterator[Example]) -> tuple[int, dict[str,
     try:
         for example in examples:
             if not columns:
-                columns = {name: "uint8" if isinstance(value, str) else "int32" for name, value in example.items()}
+                columns = {
+                    name: "uint8" if isinstance(value, str | bytes) else "int32" for name, value in example.items()
+                }
                 files = {name: (directory / f"{name}.bin").open("wb") for name in columns}
                 ends = {name: array.array("q", [0]) for name in columns}
             for name, dtype in columns.items():
                 value = example[name]
-                numbers = value.encode() if isinstance(value, str) else np.asarray(value, dtype).tobytes()
+                content = value.encode() if isinstance(value, str) else value
+                numbers = content if isinstance(content, bytes) else np.asarray(content, dtype).tobytes()
                 files[name].write(numbers)
                 ends[name].append(ends[name][-1] + len(numbers) // np.dtype(dtype).itemsize)
             count += 1

@@ -266,7 +266,8 @@ def test_a_damaged_cache_is_made_again_aloud(
     (tmp_path / "cache" / f".{first.directory.name}.partial-1").mkdir()
     with caplog.at_level(logging.WARNING, "zoo"):
         pack(open_corpus(folder), CHARACTERS, tmp_path / "cache")
-    assert [record.getMessage() for record in caplog.records] == [f"{first.directory} is not whole: it is made again"]
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{first.directory} is not whole")
     assert {path.name: path.read_bytes() for path in first.directory.iterdir()} == good
     assert not list((tmp_path / "cache").glob(".*"))
 
