@@ -20,7 +20,7 @@ demo: install
 
 # The suite a user runs: every unit and contract, on two cores.
 test: install
-	$(BIN)/python -m pytest -m "not full and not peers" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not full and not peers" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The matrices: long, for a release.
 test-full: install

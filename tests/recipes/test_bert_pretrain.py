@@ -113,6 +113,7 @@ def test_the_evaluation_is_the_mean_over_the_masked_tokens(
     assert measured["sequences"] == sequences.count
 
 
+@pytest.mark.full  # takes half a minute
 def test_successors_are_learned_too(corpus: Path, tmp_path: Path) -> None:
     result = train_bert(tiny(corpus, tmp_path / "run", steps=400, evaluate_every=200, whole_words=True))
     assert result["validation_masked_accuracy"] > 0.7
@@ -121,6 +122,7 @@ def test_successors_are_learned_too(corpus: Path, tmp_path: Path) -> None:
     assert zoo.load(tmp_path / "run", task="masked_lm").task == "masked_lm"
 
 
+@pytest.mark.full  # its kin in test_gpt_pretrain is in the quick tier
 def test_two_replicas_end_as_one_device(corpus: Path, tmp_path: Path, run: Path) -> None:
     """NSP on, so that rows have different lengths and weights."""
     weights = []
@@ -140,6 +142,7 @@ def arrays_of(out: Path) -> dict[str, bytes]:
     return arrays(out / "checkpoints" / "step-00000006" / "weights.safetensors")
 
 
+@pytest.mark.full  # its kin in test_classify_text and test_resume are in the quick tier
 def test_stopped_and_gone_on_with_ends_as_one_never_stopped(corpus: Path, tmp_path: Path) -> None:
     """With dropout, masks and order drawn anew: by SIGKILL of the process that trains."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"

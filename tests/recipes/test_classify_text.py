@@ -140,6 +140,7 @@ def test_a_finished_run_tells_the_same(trained: Path, folder: Path, capsys: pyte
     assert outcome(trained, STEPS) == before
 
 
+@pytest.mark.full  # its kin in test_gpt_pretrain is in the quick tier
 def test_two_replicas_end_where_one_device_does(folder: Path, tmp_path: Path) -> None:
     options = "--dropout 0 --clip-norm 0.1 --steps 6 --evaluate-every 3 --learning-rate 1e-3 --balance"
     assert_two_replicas_equal_one(arguments(folder, None, *options.split()), tmp_path, "validation_accuracy")
@@ -187,6 +188,7 @@ def test_a_model_goes_on_and_its_backbone_may_stay(trained: Path, folder: Path, 
     assert changed and all(name.startswith(("classifier.", "backbone.pooler.")) for name in changed)
 
 
+@pytest.mark.full  # its parts are tested in the quick tier, in test_data_labelled
 def test_pairs_are_told_by_gpt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw = random.Random(0)
     rows = []

@@ -62,6 +62,7 @@ def test_a_share_says_what_is_missing(capsys, text_file, shards, tmp_path):
     assert open_shards(tmp_path / "out").facts == open_shards(shards).facts
 
 
+@pytest.mark.full  # takes half a minute
 def test_a_run_that_was_killed_goes_on_from_however_many_shards_and_is_that_on_the_text(
     capsys, text_file, shards, tmp_path
 ):
@@ -102,6 +103,7 @@ def figures(run: Path) -> list[dict]:
     return [json.loads((run / "recipe.json").read_text())["facts"], *bits]
 
 
+@pytest.mark.full  # shards are in the quick tier in test_data_shards
 def test_bert_is_pretrained_on_shards(capsys, tmp_path, text_file):
     folder = tmp_path / "texts"
     folder.mkdir()

@@ -163,6 +163,7 @@ def test_stopped_and_started_again_it_ends_as_one_that_never_was(
     assert outcome(out, STEPS) == outcome(trained, STEPS)
 
 
+@pytest.mark.full  # pairs are in the quick tier
 def test_texts_alone_are_paired_with_themselves(
     sentences: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

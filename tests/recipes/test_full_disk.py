@@ -53,6 +53,7 @@ def test_of_shards_which_go_on_where_there_is_room(long_text: Path, tmp_path: Pa
     assert open_shards(out).train.bytes == int(long_text.stat().st_size * 0.9)
 
 
+@pytest.mark.full  # a full disk is in the quick tier in test_interruption
 def test_of_a_run_which_goes_on_where_there_is_room(text_file: Path, tmp_path: Path) -> None:
     out, short = tmp_path / "run", {"steps": 8, "save_every": 2}
     when = """

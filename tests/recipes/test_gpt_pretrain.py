@@ -98,6 +98,7 @@ def test_the_best_model_is_kept_when_training_goes_on_to_do_harm(text_file, tmp_
     assert not (out / "samples.txt").exists()
 
 
+@pytest.mark.full  # that a run is repeated bit for bit is in the quick tier in test_resume
 def test_the_same_seed_gives_the_same_run_and_another_does_not(text_file, tmp_path):
     def weights(name, seed):
         settings = {"steps": 4, "evaluate_every": 4, "dropout": 0.1, "sample_tokens": 0}
@@ -168,6 +169,7 @@ def test_separate_documents_are_predicted_from_themselves_alone(tmp_path):
     assert summary["validation_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+@pytest.mark.full  # the loss itself is in the quick tier in test_next_token_loss
 def test_a_loss_by_parts_makes_the_same_run(text_file, tmp_path):
     """From the logits of ten tokens at a time, of 256, and in two micro-batches."""
     options = {"steps": 4, "evaluate_every": 2, "learning_rate": 1e-3, "sample_tokens": 3, "accumulate": 2}

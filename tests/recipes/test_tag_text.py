@@ -172,6 +172,7 @@ def test_texts_with_entities_are_learnt_and_long_ones_cut(
     assert (model.config.max_length, model.labels) == (9, ("O", "B-LOC", "I-LOC", "B-PER", "I-PER"))
 
 
+@pytest.mark.full  # adapters are in the quick tier in test_generate_text
 def test_adapters_learn_other_types(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On a model that knows the words: its head is fresh, and the rest of it is changed by adapters alone."""
     other = [(tokens, [tag.replace("LOC", "PLACE") for tag in tags]) for tokens, tags in make_sentences(60, 3)]

@@ -227,6 +227,7 @@ for xla in (False, True):
 """
 
 
+@pytest.mark.full  # takes a gigabyte and a quarter of a minute
 def test_a_long_vocabulary_takes_a_fraction_of_the_memory_of_its_logits() -> None:
     """MiB above what a fresh process took to begin, without XLA and with it: 4 x 1024 tokens of 50257, whose logits are
     786, and which the plain loss holds more than once."""

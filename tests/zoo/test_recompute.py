@@ -227,6 +227,7 @@ print(between - before, peak() - before)
 """
 
 
+@pytest.mark.full  # measures memory, in processes of its own
 def test_memory_does_not_grow_with_depth() -> None:
     """The peak of a fresh process, in MiB above what it took to begin: six blocks with recomputation, then without.
     One block keeps over 40 MiB for its gradient, most of them attention's."""
