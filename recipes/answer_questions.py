@@ -81,7 +81,6 @@ def train_answerer(settings: AnswerQuestions) -> dict[str, Any]:
     }
     tuning = Tuning(
         "answer-questions",
-        "answer",
         "windows",
         answered.WindowSource(train_data, tokenizer, length),
         Answering(held_out, tokenizer, length, settings.training.batch_size, data.has_unanswerable),
@@ -89,4 +88,4 @@ def train_answerer(settings: AnswerQuestions) -> dict[str, Any]:
         judged_by="f1",
         facts=facts,
     )
-    return fine_tune(settings, tuning, beginning, tokenizer)
+    return fine_tune(settings, tuning, lambda dtype: beginning.make("answer", dtype, tokenizer))

@@ -8,12 +8,15 @@ from typing import Any
 
 from recipes.answer_questions import AnswerQuestions, train_answerer
 from recipes.bert_pretrain import BERTPretrain, train_bert
+from recipes.classify_image import ClassifyImage
+from recipes.classify_image import train_classifier as train_image_classifier
 from recipes.classify_text import ClassifyText, train_classifier
 from recipes.distill import Distill, train_student
 from recipes.embed_text import EmbedText, train_embedder
 from recipes.generate_text import GenerateText, train_generator
 from recipes.gpt_pretrain import GPTPretrain, train_gpt
 from recipes.tag_text import TagText, train_tagger
+from recipes.vit_pretrain import ViTPretrain, train_vit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +43,12 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "answer-questions": Recipe("train a model to find answers in texts", AnswerQuestions, train_answerer),
     "bert-pretrain": Recipe("train BERT on text to predict masked tokens and successors", BERTPretrain, train_bert),
+    "classify-image": Recipe("train a classifier of images on folders of them", ClassifyImage, train_image_classifier),
     "classify-text": Recipe("train a classifier of texts on a table", ClassifyText, train_classifier),
     "distill": Recipe("train a small student to say what a large teacher says", Distill, train_student),
     "embed-text": Recipe("train an embedder of texts on pairs that belong together", EmbedText, train_embedder),
     "generate-text": Recipe("go on training GPT on prompts and completions, or on text", GenerateText, train_generator),
     "gpt-pretrain": Recipe("train GPT on text to predict the next token", GPTPretrain, train_gpt),
     "tag-text": Recipe("train a tagger: named entities, or other labels of words", TagText, train_tagger),
+    "vit-pretrain": Recipe("train ViT on labelled images from fresh weights", ViTPretrain, train_vit),
 }

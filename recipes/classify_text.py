@@ -74,14 +74,14 @@ def train_classifier(settings: ClassifyText) -> dict[str, Any]:
     }
     tuning = Tuning(
         "classify-text",
-        "classify",
         "rows",
         source,
-        Classification(held_out, tokenizer, length, training.batch_size),
+        Classification(held_out, labelled.TextSource(held_out, tokenizer, length), training.batch_size),
         losses=("logits",),
         judged_by="accuracy",
         facts=facts,
-        config={"num_classes": len(data.labels)},
         labels=data.labels,
     )
-    return fine_tune(settings, tuning, beginning, tokenizer)
+    return fine_tune(
+        settings, tuning, lambda dtype: beginning.make("classify", dtype, tokenizer, num_classes=len(data.labels))
+    )

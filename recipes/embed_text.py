@@ -89,14 +89,12 @@ def train_embedder(settings: EmbedText) -> dict[str, Any]:
 
     tuning = Tuning(
         "embed-text",
-        "embed",
         "pairs",
         source,
         Retrieval(held_out, tokenizer, length, training.batch_size),
         losses=(),
         judged_by="mean_reciprocal_rank",
         facts=facts,
-        config=config,
         objective=make_objective,
     )
-    return fine_tune(settings, tuning, beginning, tokenizer)
+    return fine_tune(settings, tuning, lambda dtype: beginning.make("embed", dtype, tokenizer, **config))

@@ -15,7 +15,6 @@ from recipes.engine.settings import Training, require_trained
 from recipes.engine.start import start_tensorflow
 from recipes.measures import Measure, evaluation_by
 from zoo.errors import UserError
-from zoo.text import Tokenizer
 
 logger = logging.getLogger("zoo")
 
@@ -30,7 +29,7 @@ def fine_tuning(**changes: Any) -> Training:
 
 
 @dataclasses.dataclass(frozen=True)
-class FineTuning:
+class TrainingOnExamples:
     """The settings of every recipe that trains on examples."""
 
     free: ClassVar[frozenset[str]] = frozenset({"data", "validation_data"})
@@ -43,7 +42,6 @@ class FineTuning:
     """Held-out rows; without them a part of the data is held out."""
     validation_fraction: float = 0.1
     """Part of the rows to hold out."""
-    origin: Origin = dataclasses.field(default_factory=lambda: Origin(max_length=128))
     training: Training = dataclasses.field(default_factory=fine_tuning)
     force: bool = False
     """Go on with the run in --out although settings have changed."""
@@ -55,6 +53,16 @@ class FineTuning:
     def __post_init__(self) -> None:
         if not 0 < self.validation_fraction < 1:
             raise UserError(f"--validation-fraction is {self.validation_fraction}, and must be between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning(TrainingOnExamples):
+    """The settings of every recipe that trains a model of text on examples."""
+
+    origin: Origin = dataclasses.field(default_factory=lambda: Origin(max_length=128))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         require_trained(self.origin.source, self.training)
 
 
@@ -64,34 +72,34 @@ class Tuning:
 
     Attributes:
         recipe: its name.
-        task: of the model.
         unit: what the examples are called.
         source: those to train on.
         measure: of those that are held out.
         losses: the outputs of the model that are logits of classes, of which the right one is to be learnt; the loss is
             the mean over them. Or what makes the losses, given the model, which then keeps its vectors for them.
+        soft_labels: labels are shares of all classes, and not the number of one.
         judged_by: the figure of `measure` by which the best model is told.
         facts: what was found in the data, as `Run` takes it.
-        config: what the data decides of the model's configuration.
         labels: names of the classes, where there are any.
         objective: given the model, makes a `zoo.objectives.Objective` of it, which trains it; None where the losses do.
         highest_is_best: whether a higher figure is better.
         make_sample: as `Job` takes it.
+        augment: what makes other examples of a `tf.data.Dataset` of batches of `source`, each time that it is run.
     """
 
     recipe: str
-    task: str
     unit: str
     source: Source
     measure: Measure
     losses: tuple[str, ...] | Callable[[Any], dict[str, Any]]
     judged_by: str
     facts: dict[str, Any]
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    soft_labels: bool = False
     labels: tuple[str, ...] | None = None
     objective: Callable[[Any], Any] | None = None
     highest_is_best: bool = True
     make_sample: Callable[[Any], Callable[[], str]] | None = None
+    augment: Callable[[Any], Any] = lambda dataset: dataset
 
 
 def begin(settings: FineTuning, recipe: str, task: str) -> tuple[Beginning, Table]:
@@ -100,14 +108,27 @@ def begin(settings: FineTuning, recipe: str, task: str) -> tuple[Beginning, Tabl
     Raises:
         UserError: either is not what the recipe can use, or --out is taken.
     """
+    table = open_examples(settings, settings.origin.paths)
+    return look_up(settings.origin, recipe, task), table
+
+
+def open_examples(settings: TrainingOnExamples, inputs: tuple[Path, ...]) -> Table:
+    """Look into the data of a run.
+
+    Args:
+        settings: of the recipe.
+        inputs: what else the run reads, which it must not replace.
+
+    Raises:
+        UserError: the data is not what the recipe can use, or --out is taken.
+    """
     from recipes.engine.directory import require_run_directory
 
-    inputs = (settings.data, settings.validation_data, *settings.origin.paths)
-    require_run_directory(settings.out, settings.restart, inputs)
+    require_run_directory(settings.out, settings.restart, (settings.data, settings.validation_data, *inputs))
     table = open_table(settings.data)
     if settings.validation_data is not None:
         require_apart(table, open_table(settings.validation_data))
-    return look_up(settings.origin, recipe, task), table
+    return table
 
 
 def require_wordpiece(beginning: Beginning, recipe: str) -> None:
@@ -117,7 +138,7 @@ def require_wordpiece(beginning: Beginning, recipe: str) -> None:
 
 
 def share_out(
-    settings: FineTuning,
+    settings: TrainingOnExamples,
     data: Data,
     split: Callable[[Data, float, int], tuple[Data, Data]],
     read: Callable[[Table], Data],
@@ -135,14 +156,13 @@ def share_out(
     return split(data, settings.validation_fraction, settings.training.seed)
 
 
-def fine_tune(settings: FineTuning, tuning: Tuning, beginning: Beginning, tokenizer: Tokenizer) -> dict[str, Any]:
+def fine_tune(settings: TrainingOnExamples, tuning: Tuning, make: Callable[[str], Any]) -> dict[str, Any]:
     """Train, or go on, or tell of a run that is finished; what there is to tell.
 
     Args:
         settings: of the recipe.
         tuning: all else of it.
-        beginning: the model, before it is trained.
-        tokenizer: that encoded the data.
+        make: makes the model with the dtype policy it is given, before it is trained.
     """
     from recipes.engine.directory import Run
     from recipes.engine.state import summarize
@@ -164,20 +184,22 @@ def fine_tune(settings: FineTuning, tuning: Tuning, beginning: Beginning, tokeni
     from recipes.engine.loop import train
 
     def make_model(dtype: str) -> Any:
-        model = beginning.make(tuning.task, dtype, tokenizer, **tuning.config)
+        model = make(dtype)
         model.labels = tuning.labels
         if callable(tuning.losses):
             model.keeps_sequence = True
         return tuning.objective(model) if tuning.objective else model
 
     def loss() -> Any:
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+        losses = keras.losses
+        kind = losses.CategoricalCrossentropy if tuning.soft_labels else losses.SparseCategoricalCrossentropy
+        return kind(from_logits=True, reduction="mean_with_sample_weight")
 
     logits = () if callable(tuning.losses) else tuning.losses
     job = Job(
         make_model,
         tuning.losses if callable(tuning.losses) else {name: loss() for name in logits} or None,
-        lambda first_step: make_dataset(batches, first_step),
+        lambda first_step: tuning.augment(make_dataset(batches, first_step)),
         lambda: make_dataset(measure.batches),
         unit=tuning.unit,
         units_per_step=batch_size,

@@ -118,7 +118,6 @@ def train_generator(settings: GenerateText) -> dict[str, Any]:
 
     tuning = Tuning(
         "generate-text",
-        "generate",
         "rows",
         source,
         measure,
@@ -128,7 +127,7 @@ def train_generator(settings: GenerateText) -> dict[str, Any]:
         highest_is_best=False,
         make_sample=make_sample if settings.evaluation_completions else None,
     )
-    return fine_tune(settings, tuning, beginning, tokenizer)
+    return fine_tune(settings, tuning, lambda dtype: beginning.make("generate", dtype, tokenizer))
 
 
 def next_token_loss(model: Any) -> dict[str, Any]:

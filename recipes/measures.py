@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from recipes.data.answered import AnsweredQuestions, WindowSource
+from recipes.data.classes import Classified
 from recipes.data.completions import CompletionSource
-from recipes.data.grouping import GroupedBatches
-from recipes.data.labelled import LabelledTexts, TextSource
+from recipes.data.grouping import GroupedBatches, Source
+from recipes.data.labelled_images import LabelledImages
 from recipes.data.pairs import PairSource, TextPairs
 from recipes.data.sequences import MaskedSequences
 from recipes.data.tagged import TaggedTexts, TagSource
@@ -87,18 +88,17 @@ class MaskedTokens(Measure):
 
 
 class Classification(Measure):
-    """Accuracy and macro F1 of classes of texts.
+    """Accuracy and macro F1 of classes, of texts or of images.
 
     Args:
         data: the rows.
-        tokenizer: that encoded them.
-        length: the most tokens of a text that are read.
+        source: batches of them.
         batch_size: rows at a time; it does not change the result.
     """
 
-    def __init__(self, data: LabelledTexts, tokenizer: Tokenizer, length: int, batch_size: int) -> None:
+    def __init__(self, data: Classified, source: Source, batch_size: int) -> None:
         self.data = data
-        self.batches = GroupedBatches(TextSource(data, tokenizer, length), batch_size, None)
+        self.batches = GroupedBatches(source, batch_size, None)
 
     def judge(self, model: Any) -> np.ndarray:
         """The probabilities of the classes, (rows, classes) float32."""
@@ -121,12 +121,26 @@ class Classification(Measure):
         return write_classification(run, self.data.targets, said, self.data.labels, self.data.text)
 
 
+class ImageClassification(Classification):
+    """The same of images, which are shown."""
+
+    data: LabelledImages
+
+    def write(self, said: np.ndarray, run: Path) -> list[str]:
+        from recipes.reports.images import write_predictions
+
+        lines = super().write(said, run)
+        return [*lines, "", *write_predictions(run, self.data.targets, said, self.data.labels, self.data.read)]
+
+
 class Tagging(Measure):
     """Precision, recall and F1 of entities.
 
     Args:
         data: the sentences.
-        tokenizer, length, batch_size: as for `Classification`. The words beyond are taken for "O".
+        tokenizer: that encoded them.
+        length: the most tokens of a sentence that are read. The words beyond are taken for "O".
+        batch_size: sentences at a time; it does not change the result.
     """
 
     def __init__(self, data: TaggedTexts, tokenizer: Tokenizer, length: int, batch_size: int) -> None:
@@ -207,7 +221,7 @@ class Retrieval(Measure):
 
     Args:
         data: the pairs. Where a text has none it is to be found by every other token of it.
-        tokenizer, length, batch_size: as for `Classification`.
+        tokenizer, length, batch_size: as for `Tagging`.
     """
 
     def __init__(self, data: TextPairs, tokenizer: Tokenizer, length: int, batch_size: int) -> None:

@@ -69,14 +69,14 @@ def train_tagger(settings: TagText) -> dict[str, Any]:
     }
     tuning = Tuning(
         "tag-text",
-        "tag",
         "sentences",
         source,
         Tagging(held_out, tokenizer, beginning.length, settings.training.batch_size),
         losses=("logits",),
         judged_by="entity_f1",
         facts=facts,
-        config={"num_classes": len(data.labels)},
         labels=data.labels,
     )
-    return fine_tune(settings, tuning, beginning, tokenizer)
+    return fine_tune(
+        settings, tuning, lambda dtype: beginning.make("tag", dtype, tokenizer, num_classes=len(data.labels))
+    )

@@ -11,6 +11,7 @@ from zoo.errors import UserError
 from zoo.files import read_json, write_json
 from zoo.hub import PREFIX, fetch
 from zoo.huggingface import find_layout, read_settings
+from zoo.image import Preprocessing
 from zoo.registry import Family, find_family
 from zoo.tensors import find_tensors, open_tensors
 from zoo.text import Tokenizer
@@ -107,6 +108,15 @@ def _read_labels(directory: Path, config: Any) -> tuple[str, ...] | None:
     if len(labels) != classes:
         raise UserError(f"{path}: {len(labels)} names for {classes} classes: one is needed on each line")
     return labels
+
+
+def load_preprocessing(saved: Saved) -> Preprocessing | None:
+    """What the images of a saved model go through, as far as its directory says it; a UserError where that is wrong."""
+    if not hasattr(saved.config, "image_size"):
+        return None
+    if saved.layout is not None:
+        return Preprocessing.load_huggingface(saved.directory, saved.family.name)
+    return Preprocessing.load(saved.directory) if Preprocessing.is_saved_in(saved.directory) else None
 
 
 def require_vocabulary(tokenizer: Tokenizer, config: Any, where: str | Path) -> None:

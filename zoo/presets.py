@@ -17,6 +17,7 @@ from zoo.checkpoint import TranslatedTensors
 from zoo.directory import (
     Saved,
     find_model_directory,
+    load_preprocessing,
     read_saved,
     require_labels,
     require_vocabulary,
@@ -26,7 +27,6 @@ from zoo.directory import (
 from zoo.errors import UserError
 from zoo.files import whole_directory, write_json
 from zoo.huggingface import find_layout, read_sentence_length, reading_length, write_settings
-from zoo.image import Preprocessing
 from zoo.lora import merged_weights
 from zoo.model import ZooModel
 from zoo.registry import Family, find_preset
@@ -94,7 +94,7 @@ def load(source: str | Path, task: str | None = None, dtype: str = "float32", **
     with open_tensors(path) as tensors:
         _assign(model, tensors, saved)
     model.tokenizer = tokenizer
-    if model.preprocessing is not None and (preprocessing := _load_preprocessing(saved)) is not None:
+    if model.preprocessing is not None and (preprocessing := load_preprocessing(saved)) is not None:
         resized = config.image_size != getattr(saved.config, "image_size", None)
         model.preprocessing = preprocessing.with_output_size(*config.image_size) if resized else preprocessing
     if getattr(config, "num_classes", None) == getattr(saved.config, "num_classes", None):
@@ -224,14 +224,6 @@ def _load_tokenizer(directory: Path, config: Any) -> Tokenizer | None:
         tokenizer = Tokenizer(dataclasses.replace(tokenizer.specification, max_length=length))
     require_vocabulary(tokenizer, config, directory)
     return tokenizer
-
-
-def _load_preprocessing(saved: Saved) -> Preprocessing | None:
-    if not hasattr(saved.config, "image_size"):
-        return None
-    if saved.layout is not None:
-        return Preprocessing.load_huggingface(saved.directory, saved.family.name)
-    return Preprocessing.load(saved.directory) if Preprocessing.is_saved_in(saved.directory) else None
 
 
 def _build(family: Family, config: Any, task: str, dtype: str) -> ZooModel:

@@ -149,7 +149,7 @@ def _open_measure(settings: Evaluate, saved: Saved) -> tuple[Measure, dict[str, 
         return Tagging(tags, tokenizer, length, size), {"sentences": len(tags)}
     columns = labelled.find_columns(table, settings.columns)
     classes = labelled.read_labelled(table, columns, tokenizer, saved.labels)
-    return Classification(classes, tokenizer, length, size), {"rows": len(classes)}
+    return Classification(classes, labelled.TextSource(classes, tokenizer, length), size), {"rows": len(classes)}
 
 
 def _length(settings: Evaluate, saved: Saved, tokenizer: Tokenizer) -> int:

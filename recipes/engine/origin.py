@@ -91,7 +91,8 @@ class Beginning:
         import zoo
 
         if self.directory is not None:
-            return zoo.load(self.directory, task=task, dtype=dtype, **self._changes(), **overrides)
+            changes = changed_fields(self.config, self.directory)
+            return zoo.load(self.directory, task=task, dtype=dtype, **changes, **overrides)
         if isinstance(self.tokenizer, TokenizerTraining):
             overrides["vocabulary_size"] = tokenizer.vocabulary_size
         config = self.config.replace(**overrides)
@@ -105,11 +106,26 @@ class Beginning:
         model.tokenizer = tokenizer
         return model
 
-    def _changes(self) -> dict[str, Any]:
-        """What of the configuration is not as it was saved."""
-        assert self.directory is not None
-        saved = read_saved(self.directory).config.to_dict()
-        return {name: value for name, value in self.config.to_dict().items() if value != saved[name]}
+
+def changed_fields(config: Any, directory: Path) -> dict[str, Any]:
+    """What of a configuration is not as it was saved in a model directory."""
+    saved = read_saved(directory).config.to_dict()
+    return {name: value for name, value in config.to_dict().items() if value != saved[name]}
+
+
+def resized(config: Any, width: int | None, depth: int | None) -> dict[str, Any]:
+    """What of a configuration is another by `--width`, with heads as wide as they were, and by `--depth`.
+
+    Raises:
+        UserError: heads of that width do not make up the width.
+    """
+    changes: dict[str, Any] = {}
+    if width is not None:
+        head = config.width // config.num_heads
+        if width % head:
+            raise UserError(f"--width is {width}, and must be a multiple of {head}, the width of a head")
+        changes |= {"width": width, "num_heads": width // head}
+    return changes if depth is None else {**changes, "depth": depth}
 
 
 def look_up(origin: Origin, recipe: str, *tasks: str) -> Beginning:
@@ -138,14 +154,7 @@ def look_up(origin: Origin, recipe: str, *tasks: str) -> Beginning:
     if not hasattr(config, "max_length"):
         source = origin.source or origin.preset
         raise UserError(f"{recipe} trains a model of text, and {source} is a {family.name} model")
-    overrides: dict[str, Any] = {}
-    if origin.width is not None:
-        head = config.width // config.num_heads
-        if origin.width % head:
-            raise UserError(f"--width is {origin.width}, and must be a multiple of {head}, the width of a head")
-        overrides |= {"width": origin.width, "num_heads": origin.width // head}
-    if origin.depth is not None:
-        overrides["depth"] = origin.depth
+    overrides = resized(config, origin.width, origin.depth)
     length = origin.max_length or config.max_length
     if directory is None:
         overrides["max_length"] = length

@@ -26,7 +26,7 @@ def preprocess(images: Sequence[np.ndarray], preprocessing: Preprocessing) -> np
             sizes, which `preprocessing` allows if it neither crops nor resizes to an exact size.
     """
     table = preprocessing.table()
-    batch = [_preprocess_one(picture, preprocessing, table) for picture in images]
+    batch = [normalize(fit_image(picture, preprocessing), table) for picture in images]
     if len({picture.shape for picture in batch}) > 1:
         raise UserError("the images of a batch end up with different sizes: set the crop's, or the exact size")
     return np.stack(batch) if batch else np.zeros((0, *(preprocessing.output_size or (0, 0)), 3), np.float32)
@@ -55,7 +55,8 @@ def crop_center(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.pad(picture[tuple(window)], [*padding, (0, 0)])
 
 
-def _preprocess_one(picture: np.ndarray, preprocessing: Preprocessing, table: np.ndarray) -> np.ndarray:
+def fit_image(picture: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Resize and crop one picture, uint8 (height, width, 3), to another; the first part of `preprocess`, which see."""
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
         raise UserError(f"an image is {picture.dtype} {picture.shape}, and must be uint8 (height, width, 3)")
     height, width = preprocessing.resized_size(*picture.shape[:2])
@@ -64,4 +65,9 @@ def _preprocess_one(picture: np.ndarray, preprocessing: Preprocessing, table: np
         picture = resize_image(picture, height, width, preprocessing.resample)
     if preprocessing.crop_height is not None and preprocessing.crop_width is not None:
         picture = crop_center(picture, preprocessing.crop_height, preprocessing.crop_width)
-    return table[picture, np.arange(3)]
+    return picture
+
+
+def normalize(pictures: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Bytes (..., 3) as `Preprocessing.table` has them, float32; the second part of `preprocess`."""
+    return table[pictures, np.arange(3)]

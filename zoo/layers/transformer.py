@@ -28,6 +28,8 @@ class TransformerBlock(keras.layers.Layer):
         epsilon: of the layer norms.
         stddev: standard deviation of initial kernels.
         residual_stddev: the same for the kernels whose output is added to the residual stream; `stddev` where None.
+        stochastic_depth: rate at which training leaves out a part for an example, whose output is then its input (Huang
+            et al. 2016, section 3); what is not left out is scaled up, as dropout does it.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class TransformerBlock(keras.layers.Layer):
         epsilon: float = 1e-5,
         stddev: float = 0.02,
         residual_stddev: float | None = None,
+        stochastic_depth: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -62,6 +65,9 @@ class TransformerBlock(keras.layers.Layer):
         self.feed_forward = FeedForward(width, mlp_width, activation, **scale, **common, name="feed_forward")
         self.feed_forward_norm = keras.layers.LayerNormalization(epsilon=epsilon, name="feed_forward_norm", **common)
         self.dropout = Dropout(dropout, name="dropout", **common)
+        self.leave_out: Any = None  # made where it is used: each has a random state, which a checkpoint holds
+        if stochastic_depth:
+            self.leave_out = Dropout(stochastic_depth, noise_shape=(None, 1, 1), name="leave_out", **common)
 
     def build(self, x_shape: Any, context_shape: Any = None) -> None:
         self.attention.build(x_shape)
@@ -116,9 +122,10 @@ class TransformerBlock(keras.layers.Layer):
         return (x, *extras) if extras else x
 
     def _residual(self, x: Any, part: Any, norm: Any, training: bool | None) -> Any:
-        if self.norm == "pre":
-            return x + self.dropout(part(norm(x)), training=training)
-        return norm(x + self.dropout(part(x), training=training))
+        added = self.dropout(part(norm(x) if self.norm == "pre" else x), training=training)
+        if self.leave_out is not None:
+            added = self.leave_out(added, training=training)
+        return x + added if self.norm == "pre" else norm(x + added)
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -127,16 +134,22 @@ class TransformerStack(keras.layers.Layer):
 
     Args:
         depth: number of blocks.
-        **block: the arguments of `TransformerBlock`.
+        stochastic_depth: of the last block; those before it have less, evenly down to none of the first (Huang et al.
+            2016, section 3).
+        **block: the other arguments of `TransformerBlock`.
 
     Set its attribute `recompute`, and in training each block keeps its input alone for the backward pass and computes
     the rest again then: a forward pass more, for far less memory. Weights, outputs and gradients stay what they are.
     """
 
-    def __init__(self, depth: int, name: str | None = None, dtype: Any = None, **block: Any) -> None:
+    def __init__(
+        self, depth: int, stochastic_depth: float = 0.0, name: str | None = None, dtype: Any = None, **block: Any
+    ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.recompute = False
-        self.blocks = [TransformerBlock(**block, dtype=self.dtype_policy.name, name=f"block_{i}") for i in range(depth)]
+        block = {**block, "dtype": self.dtype_policy.name}
+        rates = [stochastic_depth * i / max(1, depth - 1) for i in range(depth)]
+        self.blocks = [TransformerBlock(**block, stochastic_depth=rates[i], name=f"block_{i}") for i in range(depth)]
 
     def build(self, x_shape: Any, context_shape: Any = None) -> None:
         for block in self.blocks:

@@ -23,6 +23,8 @@ class ViTConfig(Config):
         activation: of the feed-forward network.
         dropout: rate on the embeddings and on the output of each part of a block.
         attention_dropout: rate on the attention weights.
+        stochastic_depth: rate at which training leaves out a part of the last block for an image; of those before it
+            less, evenly down to none of the first (Huang et al. 2016; Touvron et al. 2021, section 6).
         epsilon: of the layer norms.
         stddev: standard deviation of the initial weights.
         patch_bias: give the projection of patches a bias.
@@ -43,6 +45,7 @@ class ViTConfig(Config):
     activation: str = setting("gelu", choices=("gelu", "gelu_tanh", "quick_gelu", "relu"))
     dropout: float = setting(0.0, low=0.0, high=0.99)
     attention_dropout: float = setting(0.0, low=0.0, high=0.99)
+    stochastic_depth: float = setting(0.0, low=0.0, high=0.99)
     epsilon: float = setting(1e-12, low=0.0, high=1.0)
     stddev: float = setting(0.02, low=0.0, high=10.0)
     patch_bias: bool = setting(True)
