@@ -150,12 +150,7 @@ class Predictor:
         return model_inputs(self.model, None if sees else items, pairs, items if sees else None, offsets)
 
     def _classify(self, items: Sequence[Any], pairs: Sequence[str] | None) -> list[Record]:
-        return [self._best(row) for row in softmax(self._run(self._read(items, pairs))["logits"])]
-
-    def _best(self, probabilities: np.ndarray) -> Record:
-        order = np.argsort(-probabilities, kind="stable")[:CANDIDATES]
-        named = {self._label(number): float(probabilities[number]) for number in order}
-        return {"label": next(iter(named)), "probability": next(iter(named.values())), "probabilities": named}
+        return [name_best(row, self._label) for row in softmax(self._run(self._read(items, pairs))["logits"])]
 
     def _label(self, number: int) -> str:
         names = self.labels or self.model.labels
@@ -249,9 +244,7 @@ class Predictor:
             self._texts = self.model.encode_text(**texts)
         images = self.model.encode_image(model_inputs(self.model, images=items)["images"])
         logits = ops.convert_to_numpy(self.model.similarity(images, self._texts))
-        # A model trained with the sigmoid loss says of each label by itself whether it fits.
-        sigmoid = self.model.config.loss == "sigmoid"
-        return [self._best(row) for row in (1.0 / (1.0 + np.exp(-logits)) if sigmoid else softmax(logits))]
+        return [name_best(row, self._label) for row in probabilities_of_pairs(self.model, logits)]
 
 
 def embed(model: Any, items: Sequence[Any], are_images: bool) -> np.ndarray:
@@ -268,15 +261,21 @@ def embed(model: Any, items: Sequence[Any], are_images: bool) -> np.ndarray:
     from keras import ops
 
     inputs = model_inputs(model, images=items) if are_images else model_inputs(model, texts=items)
+    return ops.convert_to_numpy(encode(model, inputs))
+
+
+def encode(model: Any, inputs: dict[str, Any]) -> Any:
+    """One vector for each row of what `model_inputs` gives for texts or for images, (rows, width) float32, also inside
+    a TensorFlow function.
+
+    Raises:
+        UserError: the model is neither for the task "embed" nor a CLIP.
+    """
     if hasattr(model, "encode_text"):
-        vectors = model.encode_image(inputs["images"]) if are_images else model.encode_text(**inputs)
-    elif model.task == "embed":
-        vectors = model(inputs, training=False)["embedding"]
-    else:
-        raise UserError(
-            f"a {model.family} model for {model.task!r} gives no single vector: load it for the task 'embed'"
-        )
-    return ops.convert_to_numpy(vectors)
+        return model.encode_image(inputs["images"]) if "images" in inputs else model.encode_text(**inputs)
+    if model.task == "embed":
+        return model(inputs, training=False)["embedding"]
+    raise UserError(f"a {model.family} model for {model.task!r} gives no single vector: load it for the task 'embed'")
 
 
 def _tokenizer(model: Any) -> Any:
@@ -289,3 +288,16 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Logits (..., classes) to probabilities of the same shape."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def probabilities_of_pairs(model: Any, logits: np.ndarray) -> np.ndarray:
+    """What a CLIP's logits (images, texts) say of the texts, float of the same shape: each image has one of them; or,
+    if the model was trained with the sigmoid loss, each text by itself fits or not."""
+    return 1.0 / (1.0 + np.exp(-logits)) if model.config.loss == "sigmoid" else softmax(logits)
+
+
+def name_best(probabilities: np.ndarray, name: Callable[[int], str]) -> Record:
+    """`label`, `probability`, and the best five of `probabilities`, (classes,), whose names `name` gives."""
+    order = np.argsort(-probabilities, kind="stable")[:CANDIDATES].tolist()
+    named = {name(number): float(probabilities[number]) for number in order}
+    return {"label": next(iter(named)), "probability": next(iter(named.values())), "probabilities": named}
