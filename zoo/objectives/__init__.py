@@ -2,6 +2,15 @@
 
 from zoo.objectives.base import Objective
 from zoo.objectives.distillation import Distillation, HiddenDistance, SoftTargets, begin_as_teacher
+from zoo.objectives.masked_patches import MaskedPatches
 from zoo.objectives.pairs import PairContrast
 
-__all__ = ["Distillation", "HiddenDistance", "Objective", "PairContrast", "SoftTargets", "begin_as_teacher"]
+__all__ = [
+    "Distillation",
+    "HiddenDistance",
+    "MaskedPatches",
+    "Objective",
+    "PairContrast",
+    "SoftTargets",
+    "begin_as_teacher",
+]

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from zoo.layers import (
     Dropout,
@@ -32,17 +33,36 @@ def interpolate_positions(table: np.ndarray, old: tuple[int, int], new: tuple[in
     return np.concatenate([table[:1], grid_interpolation(old, new) @ table[1:]]).astype(table.dtype)
 
 
+def take_tokens(x: Any, places: Any) -> Any:
+    """Of each sequence in (batch, tokens, width) the vectors at `places`, (batch, chosen) int32: (batch, chosen,
+    width).
+
+    A place that a sequence does not have is an error on a CPU; a GPU gives zeros for it.
+    """
+    # Rows of one long table. Keras's `take_along_axis` picks number by number, which on a CPU takes over ten times as
+    # long, there and back.
+    batch, tokens = ops.shape(x)[0], ops.shape(x)[1]
+    places = ops.cast(places, "int32")
+    rows = places + ops.expand_dims(ops.arange(batch, dtype="int32") * tokens, 1)
+    exists = ops.logical_and(places >= 0, places < tokens)  # else it would be the next image's
+    return ops.take(ops.reshape(x, (-1, x.shape[-1])), ops.where(exists, rows, batch * tokens), axis=0)
+
+
 @keras.saving.register_keras_serializable("zoo")
 class ViTBackbone(ZooModel):
     """Images to one vector a patch, after the class token's.
+
+    Takes `images` (batch, height, width, channels) and, to encode some patches of each alone, `kept_patches` (batch,
+    kept) int32: their numbers, row by row from the top left.
 
     Args:
         pooler: make the pooler; `config.pooler` where None.
 
     Returns:
-        `{"sequence": (batch, 1 + patches, width)}`, after the last layer norm; with the pooler also `"pooled"` (batch,
-        width), the class token's vector through a dense layer and tanh; with `return_weights` also `"attention"`, a
-        tuple over the blocks of (batch, num_heads, 1 + patches, 1 + patches).
+        `{"sequence": (batch, 1 + patches, width)}`, of the kept patches where these are given, after the last layer
+        norm; with the pooler also `"pooled"` (batch, width), the class token's vector through a dense layer and tanh;
+        with `return_weights` also `"attention"`, a tuple over the blocks of (batch, num_heads, 1 + patches, 1 +
+        patches).
     """
 
     family = "vit"
@@ -74,6 +94,7 @@ class ViTBackbone(ZooModel):
             attention_dropout=c.attention_dropout,
             epsilon=c.epsilon,
             stddev=c.stddev,
+            stochastic_depth=c.stochastic_depth,
             name="transformer",
             **common,
         )
@@ -99,16 +120,23 @@ class ViTBackbone(ZooModel):
     def call(
         self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
     ) -> dict[str, Any]:
-        """Encode `images` (batch, height, width, channels), preprocessed.
+        """Encode.
 
-        Another size than the configured one is taken as well, with interpolated positions, where the size is known
-        when the model is traced.
+        Args:
+            inputs: `images` (batch, height, width, channels), preprocessed. Another size than the configured one is
+                taken as well, with interpolated positions, where the size is known when the model is traced. With
+                `kept_patches` (batch, kept) only the class token and these patches, in this order, go on from the
+                embeddings, and cost anything after them (He et al. 2022, section 3, "MAE encoder").
+            return_weights: return the attention weights too.
         """
         images = inputs["images"]
         size = self.config.patch_size
         x = self.patch_embedding(images)
         x = self.position_embedding(x, grid=(images.shape[1] // size, images.shape[2] // size))
         x = self.dropout(x, training=training)
+        kept = inputs.get("kept_patches")
+        if kept is not None:
+            x = ops.concatenate([x[:, :1], take_tokens(x[:, 1:], kept)], axis=1)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         x = self.transformer(x, return_weights=return_weights, training=training)

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import zoo
 from zoo.clip.model import CLIPDualEncoder
-from zoo.objectives import Distillation, PairContrast
+from zoo.objectives import Distillation, MaskedPatches, PairContrast
 from zoo.registry import FAMILIES as FAMILY_TABLE
 
 BATCH, STEPS, LENGTH, RATE = 8, 5, 12, 0.01
@@ -123,6 +123,18 @@ def _make_distillation(**changes: Any) -> Any:
     return Distillation(student, teacher, alpha=0.6, beta=0.5)
 
 
+def _patches(rng: np.random.Generator, rows: int) -> tuple:
+    """Images of which three of four patches are masked."""
+    images, _, weights = _vit(rng, rows)
+    patches = np.stack([rng.permutation(4) for _ in range(rows)]).astype("int32")
+    return {**images, "kept_patches": patches[:, :1], "masked_patches": patches[:, 1:]}, {}, weights["logits"]
+
+
+def _make_patches(**changes: Any) -> Any:
+    sizes = {"image_size": (8, 8), "patch_size": 4, "pooler": False, **SMALL, **WITHOUT_DROPOUT, **changes}
+    return MaskedPatches(zoo.create("vit-nano", task="backbone", **sizes), WIDTH, 1, 2)
+
+
 FAMILIES: dict[str, tuple[Callable[..., Any], Callable[..., tuple], dict[str, Any] | None]] = {
     "gpt": (
         lambda **changes: zoo.create("gpt-nano", task="pretrain", **{**_vocabulary(), **changes}),
@@ -147,6 +159,7 @@ FAMILIES: dict[str, tuple[Callable[..., Any], Callable[..., tuple], dict[str, An
     "clip-sigmoid": (lambda **changes: _make_clip(loss="sigmoid", **changes), _clip, None),
     "pairs": (_make_pairs, _pairs, None),
     "distillation": (_make_distillation, _gpt, {"logits": token_loss}),
+    "masked-patches": (_make_patches, _patches, None),
 }
 
 
