@@ -15,6 +15,7 @@ from recipes.distill import Distill, train_student
 from recipes.embed_text import EmbedText, train_embedder
 from recipes.generate_text import GenerateText, train_generator
 from recipes.gpt_pretrain import GPTPretrain, train_gpt
+from recipes.mae_pretrain import MAEPretrain, train_mae
 from recipes.tag_text import TagText, train_tagger
 from recipes.vit_pretrain import ViTPretrain, train_vit
 
@@ -49,6 +50,7 @@ RECIPES: dict[str, Recipe] = {
     "embed-text": Recipe("train an embedder of texts on pairs that belong together", EmbedText, train_embedder),
     "generate-text": Recipe("go on training GPT on prompts and completions, or on text", GenerateText, train_generator),
     "gpt-pretrain": Recipe("train GPT on text to predict the next token", GPTPretrain, train_gpt),
+    "mae-pretrain": Recipe("train ViT on images without labels, to complete them", MAEPretrain, train_mae),
     "tag-text": Recipe("train a tagger: named entities, or other labels of words", TagText, train_tagger),
     "vit-pretrain": Recipe("train ViT on labelled images from fresh weights", ViTPretrain, train_vit),
 }

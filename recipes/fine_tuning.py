@@ -112,12 +112,15 @@ def begin(settings: FineTuning, recipe: str, task: str) -> tuple[Beginning, Tabl
     return look_up(settings.origin, recipe, task), table
 
 
-def open_examples(settings: TrainingOnExamples, inputs: tuple[Path, ...]) -> Table:
+def open_examples(
+    settings: TrainingOnExamples, inputs: tuple[Path, ...], look_into: Callable[[Path], Table] = open_table
+) -> Table:
     """Look into the data of a run.
 
     Args:
         settings: of the recipe.
         inputs: what else the run reads, which it must not replace.
+        look_into: makes a table of a path.
 
     Raises:
         UserError: the data is not what the recipe can use, or --out is taken.
@@ -125,9 +128,9 @@ def open_examples(settings: TrainingOnExamples, inputs: tuple[Path, ...]) -> Tab
     from recipes.engine.directory import require_run_directory
 
     require_run_directory(settings.out, settings.restart, (settings.data, settings.validation_data, *inputs))
-    table = open_table(settings.data)
+    table = look_into(settings.data)
     if settings.validation_data is not None:
-        require_apart(table, open_table(settings.validation_data))
+        require_apart(table, look_into(settings.validation_data))
     return table
 
 
@@ -142,6 +145,7 @@ def share_out(
     data: Data,
     split: Callable[[Data, float, int], tuple[Data, Data]],
     read: Callable[[Table], Data],
+    look_into: Callable[[Path], Table] = open_table,
 ) -> tuple[Data, Data]:
     """What to train on, and what to hold out.
 
@@ -150,9 +154,10 @@ def share_out(
         data: what was read of `settings.data`.
         split: makes two of it, by the fraction to hold out and a seed.
         read: reads other data to hold out.
+        look_into: makes a table of its path.
     """
     if settings.validation_data is not None:
-        return data, read(open_table(settings.validation_data))
+        return data, read(look_into(settings.validation_data))
     return split(data, settings.validation_fraction, settings.training.seed)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.data.augmentation import Augmentation
-from recipes.data.labelled_images import ImageColumns
+from recipes.data.image_columns import ImageColumns, find_columns
 from recipes.data.tables import Table
 from recipes.engine.image_origin import ImageOrigin, look_up_image_model
 from recipes.fine_tuning import TrainingOnExamples, Tuning, fine_tune, open_examples, share_out
@@ -50,14 +50,12 @@ def train_image_classifier(settings: TrainingOnImages, recipe: str, task: str, o
     training = settings.training
     beginning = look_up_image_model(origin, recipe, task)
     table = open_examples(settings, origin.paths)
-    columns = labelled_images.find_columns(table, settings.columns)
+    columns = find_columns(table, settings.columns)
     data = labelled_images.read_labelled(table, columns)
     classes.require_classes(data, settings.data)
 
     def read(other: Table) -> labelled_images.LabelledImages:
-        return labelled_images.read_labelled(
-            other, labelled_images.find_columns(other, ImageColumns(*columns)), data.labels
-        )
+        return labelled_images.read_labelled(other, find_columns(other, ImageColumns(*columns)), data.labels)
 
     train_data, held_out = share_out(settings, data, classes.split, read)
     if settings.examples_per_class is not None:

@@ -3,7 +3,7 @@ at. The same for the evaluations of a run, for its report, and for `zoo eval`.""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from recipes.data.answered import AnsweredQuestions, WindowSource
 from recipes.data.classes import Classified
 from recipes.data.completions import CompletionSource
 from recipes.data.grouping import GroupedBatches, Source
-from recipes.data.labelled_images import LabelledImages
 from recipes.data.pairs import PairSource, TextPairs
 from recipes.data.sequences import MaskedSequences
 from recipes.data.tagged import TaggedTexts, TagSource
@@ -19,6 +18,9 @@ from recipes.engine.job import Figures
 from zoo.text import Tokenizer
 from zoo.text.entities import Entity
 from zoo.text.windows import Span, best_spans
+
+if TYPE_CHECKING:
+    from recipes.data.labelled_images import LabelledImages
 
 
 class Measure(Protocol):
@@ -124,7 +126,7 @@ class Classification(Measure):
 class ImageClassification(Classification):
     """The same of images, which are shown."""
 
-    data: LabelledImages
+    data: "LabelledImages"
 
     def write(self, said: np.ndarray, run: Path) -> list[str]:
         from recipes.reports.images import write_predictions

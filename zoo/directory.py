@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoint import Layout
 from zoo.config import Config
@@ -11,10 +11,12 @@ from zoo.errors import UserError
 from zoo.files import read_json, write_json
 from zoo.hub import PREFIX, fetch
 from zoo.huggingface import find_layout, read_settings
-from zoo.image import Preprocessing
 from zoo.registry import Family, find_family
 from zoo.tensors import find_tensors, open_tensors
 from zoo.text import Tokenizer
+
+if TYPE_CHECKING:
+    from zoo.image import Preprocessing
 
 FORMAT = 1
 LABELS = "labels.txt"
@@ -110,8 +112,10 @@ def _read_labels(directory: Path, config: Any) -> tuple[str, ...] | None:
     return labels
 
 
-def load_preprocessing(saved: Saved) -> Preprocessing | None:
+def load_preprocessing(saved: Saved) -> "Preprocessing | None":
     """What the images of a saved model go through, as far as its directory says it; a UserError where that is wrong."""
+    from zoo.image import Preprocessing
+
     if not hasattr(saved.config, "image_size"):
         return None
     if saved.layout is not None:

@@ -3,12 +3,12 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from recipes.command.parsing import parse
-from recipes.data import answered, completions, labelled, pairs, questions, sentences, tagged
+from recipes.data import answered, completions, image_columns, labelled, pairs, questions, sentences, tagged
 from recipes.data.documents import Document
 from recipes.data.masking import MASK_RATE, Masking
 from recipes.data.packing import pack
@@ -18,7 +18,16 @@ from recipes.data.tables import open_table
 from recipes.data.text import Corpus, find_documents, open_corpus
 from recipes.engine.directory import RECORD
 from recipes.engine.start import start_tensorflow
-from recipes.measures import Answering, Classification, Completion, MaskedTokens, Measure, Retrieval, Tagging
+from recipes.measures import (
+    Answering,
+    Classification,
+    Completion,
+    ImageClassification,
+    MaskedTokens,
+    Measure,
+    Retrieval,
+    Tagging,
+)
 from zoo.directory import LABELS, Saved, find_model_directory, read_saved
 from zoo.errors import UserError
 from zoo.files import read_json
@@ -26,11 +35,20 @@ from zoo.huggingface import reading_length
 from zoo.text import Tokenizer
 from zoo.text.entities import OUTSIDE, split_label
 
+if TYPE_CHECKING:
+    from recipes.data.labelled_images import LabelledImages
+
 TABLES = ("classify", "tag", "answer", "embed")  # tasks that are measured by tables alone
 
 
 @dataclasses.dataclass(frozen=True)
-class AnyColumns(labelled.Columns, sentences.TagColumns, questions.QuestionColumns, completions.CompletionColumns):
+class AnyColumns(
+    labelled.Columns,
+    sentences.TagColumns,
+    questions.QuestionColumns,
+    completions.CompletionColumns,
+    image_columns.ImageColumns,
+):
     """Which columns of a table hold what; guessed where their names are plain."""
 
 
@@ -45,13 +63,17 @@ class Evaluate:
     macro F1, and the number of rows. A tagger, as tag-text: precision, recall and F1 of entities, and the number of
     sentences. A model that answers questions, as answer-questions: exact match, F1, and the number of questions. An
     embedder, as embed-text: how well texts find those that belong to them, by recall at 1 and 10 and mean reciprocal
-    rank, and the number of pairs.
+    rank, and the number of pairs. A classifier of images, on a folder or a table as classify-image takes it: accuracy,
+    macro F1, and the number of images; with --neighbours any model of images: how often the nearest of other images
+    tell the class.
     """
 
     source: Annotated[Positional[Path], arg(metavar="SOURCE")]
     """Model directory, or a run that holds one."""
     data: Path
     """Text file, or folder of text files; or a table."""
+    neighbours: Path | None = None
+    """Of images, others whose classes are known, such as those of the training: the classes are told by the nearest."""
     validation_fraction: float | None = None
     """Of a text, measure only what training with this fraction holds out; None for all of it."""
     mask_rate: float | None = None
@@ -80,9 +102,13 @@ def run(arguments: list[str]) -> int:
     if settings.completions < 0:
         raise UserError(f"--completions is {settings.completions}, and must be 0 or more")
     saved = read_saved(find_model_directory(settings.source))
+    if settings.neighbours is not None and not hasattr(saved.config, "patch_size"):
+        raise UserError(f"--neighbours is for models of images, and {saved.directory} is a {saved.family.name} model")
     if not 0 < (settings.mask_rate or 0.5) < 1:
         raise UserError(f"--mask-rate is {settings.mask_rate}, and must be between 0 and 1")
-    if saved.task in ("masked_lm", "pretrain") and "masked_lm" in saved.family.tasks:
+    if hasattr(saved.config, "patch_size"):
+        figures = _see(settings, saved)
+    elif saved.task in ("masked_lm", "pretrain") and "masked_lm" in saved.family.tasks:
         figures = _fill(settings, saved)
     elif saved.task in TABLES or (saved.task == "generate" and _has_prompts(settings)):
         figures = _judge(settings, saved)
@@ -150,6 +176,37 @@ def _open_measure(settings: Evaluate, saved: Saved) -> tuple[Measure, dict[str, 
     columns = labelled.find_columns(table, settings.columns)
     classes = labelled.read_labelled(table, columns, tokenizer, saved.labels)
     return Classification(classes, labelled.TextSource(classes, tokenizer, length), size), {"rows": len(classes)}
+
+
+def _see(settings: Evaluate, saved: Saved) -> dict[str, Any]:
+    """The figures of a model of images by labelled ones."""
+    _refuse(settings, "validation_fraction", "mask_rate", "max_length", "stride", "separator")
+    if settings.neighbours is None and (saved.task not in ("classify", "pretrain") or saved.labels is None):
+        raise UserError(
+            f"{saved.directory} tells no classes apart: give images whose classes are known with --neighbours"
+        )
+    known = None if settings.neighbours is None else _read_images(settings, settings.neighbours, ())
+    images = _read_images(settings, settings.data, (saved.labels or ()) if known is None else known.labels)
+    start_tensorflow()
+    import zoo
+    from recipes.data.labelled_images import ImageSource
+    from recipes.neighbours import embed_images, neighbour_figures
+
+    if known is None:
+        model = zoo.load(saved.directory)
+        source = ImageSource(images, model.preprocessing)
+        measure = ImageClassification(images, source, settings.batch_size)
+        return {**measure.figures(measure.judge(model)), "images": len(images)}
+    model = zoo.load(saved.directory, task="embed")
+    sides = [embed_images(model, each, model.preprocessing, settings.batch_size) for each in (known, images)]
+    return {**neighbour_figures(sides[0], known.targets, sides[1], images.targets), "images": len(images)}
+
+
+def _read_images(settings: Evaluate, path: Path, labels: tuple[str, ...]) -> "LabelledImages":
+    from recipes.data.labelled_images import read_labelled
+
+    table = open_table(path)
+    return read_labelled(table, image_columns.find_columns(table, settings.columns), labels)
 
 
 def _length(settings: Evaluate, saved: Saved, tokenizer: Tokenizer) -> int:

@@ -10,26 +10,16 @@ import numpy as np
 
 from recipes.data.augmentation import NONE, Augmentation, Augmenter, draw_changes
 from recipes.data.batches import ArraySpec
-from recipes.data.classes import LABEL_COLUMNS, Classified, name_classes
+from recipes.data.classes import Classified, name_classes
 from recipes.data.examples import Example
 from recipes.data.grouping import Source
 from recipes.data.lines import Row
-from recipes.data.pictures import IMAGE_COLUMNS, Pictures, build_pictures
-from recipes.data.tables import Table, choose_column
+from recipes.data.pictures import Pictures, build_pictures
+from recipes.data.tables import Table
 from recipes.data.views import Views
 from zoo.image import Preprocessing
 
 logger = logging.getLogger("zoo")
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageColumns:
-    """Which columns hold what; None is guessed. A folder of label/name.jpg needs none."""
-
-    image_column: str | None = None
-    """Column of the image, its file or its content; guessed where its name is plain."""
-    label_column: str | None = None
-    """Column of the label; guessed where its name is plain."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,19 +53,12 @@ class LabelledImages(Classified):
         return content.hexdigest()
 
 
-def find_columns(table: Table, columns: ImageColumns) -> tuple[str, str]:
-    """Image and label."""
-    wanted = [each for each in (columns.image_column, columns.label_column) if each]
-    label = choose_column(table, "label", columns.label_column, LABEL_COLUMNS, wanted)
-    return choose_column(table, "image", columns.image_column, IMAGE_COLUMNS, [label]), label
-
-
 def read_labelled(table: Table, columns: tuple[str, str], labels: Sequence[str] = ()) -> LabelledImages:
     """Read a table, and look at each of its images.
 
     Args:
         table: the rows.
-        columns: of the image and of the label; see `find_columns`.
+        columns: of the image and of the label; see `image_columns.find_columns`.
         labels: the classes that there may be, in order; where there are none, those of the table by name.
 
     Raises:

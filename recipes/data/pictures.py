@@ -26,18 +26,6 @@ from recipes.data.problems import Problems
 from recipes.data.tables import Table
 from zoo.errors import UserError
 
-IMAGE_COLUMNS = (
-    "image",
-    "img",
-    "image_path",
-    "image/encoded",
-    "picture",
-    "photo",
-    "file_name",
-    "filename",
-    "path",
-    "file",
-)
 NO_IMAGE = "no image"
 _AT_ONCE = 64  # files that are decoded one after another by one core
 _STAMP = struct.Struct("<qq")  # size in bytes, time of modification in nanoseconds
@@ -63,7 +51,6 @@ class Pictures(Examples):
             return read_image(content)
         file = self._file(place)
         with file.being_read():
-            file.require_unchanged()  # or something else would be decoded before this is seen
             return read_image(file.path)
 
     def name(self, place: int) -> str:

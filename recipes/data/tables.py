@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from recipes.data.folders import find_labelled, list_folder
+from recipes.data.folders import find_images, find_labelled, list_folder
 from recipes.data.formats import FORMATS, LABELLED_IMAGE, LABELLED_TEXT, Format, find_format
 from recipes.data.inspection import FoundFile, find_file, find_text_file
 from recipes.data.lines import Row
@@ -84,6 +84,22 @@ def open_table(path: Path) -> Table:
     if find_format(path) is None:
         raise UserError(f"{path} is no table, by its suffix: expected {', '.join(FORMATS)}, or a folder")
     return _open_files(path, [path])
+
+
+def open_images(path: Path) -> Table:
+    """Look into images without labels: a folder that holds them at any depth, or whatever else `open_table` takes.
+
+    Raises:
+        UserError: as from `open_table`, or the folder holds neither tables nor images.
+    """
+    path = Path(path)
+    try:
+        entries = list_folder(path) if path.is_dir() else None
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read: {error.strerror}") from None
+    if entries is None or any(find_format(Path(each.path), in_folder=True) and not each.is_dir() for each in entries):
+        return open_table(path)
+    return Table(path, tuple(map(find_file, find_images(path))), ("image", "label"), LABELLED_IMAGE)
 
 
 def _open_folder(folder: Path) -> Table:

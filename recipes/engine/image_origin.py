@@ -2,15 +2,17 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
 from recipes.engine.origin import changed_fields, resized
 from zoo.directory import find_model_directory, load_preprocessing, read_saved
 from zoo.errors import UserError
-from zoo.image import Preprocessing
 from zoo.registry import Family, find_preset
+
+if TYPE_CHECKING:
+    from zoo.image import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ class ImageBeginning:
 
     family: Family
     config: Any
-    preprocessing: Preprocessing
+    preprocessing: "Preprocessing"
     directory: Path | None
 
     def make(self, task: str, dtype: str, **overrides: Any) -> Any:
