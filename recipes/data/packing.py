@@ -16,7 +16,7 @@ from recipes.data.documents import Document, Reading, read_documents
 from recipes.data.text import Corpus
 from recipes.data.tokens import Progress, Tokens, map_tokens, stretches, token_dtype, write_tokens
 from zoo.errors import UserError
-from zoo.text import Tokenizer, cut_pieces, train_bpe, train_characters, train_wordpiece
+from zoo.text import Tokenizer, cut_pieces, train_bpe, train_characters, train_clip, train_wordpiece
 from zoo.text.specification import ROLES
 
 logger = logging.getLogger("zoo")
@@ -32,7 +32,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation")
 class TokenizerTraining:
     """A tokenizer to be trained on the training text. `vocabulary_size` is not for "char"."""
 
-    kind: Literal["bpe", "char", "wordpiece"]
+    kind: Literal["bpe", "char", "wordpiece", "clip"]
     vocabulary_size: int = 8192
 
 
@@ -168,7 +168,8 @@ def train_tokenizer(texts: Iterable[str], request: TokenizerTraining) -> Tokeniz
     """The tokenizer that is asked for, of these texts."""
     if request.kind == "char":
         return train_characters(texts)
-    return (train_bpe if request.kind == "bpe" else train_wordpiece)(texts, request.vocabulary_size)
+    train = {"bpe": train_bpe, "wordpiece": train_wordpiece, "clip": train_clip}[request.kind]
+    return train(texts, request.vocabulary_size)
 
 
 def count_bytes(documents: Iterable[Document]) -> int:

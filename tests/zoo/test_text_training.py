@@ -13,7 +13,7 @@ import pytest
 import regex
 
 from zoo.errors import UserError
-from zoo.text import END_OF_TEXT, cut_pieces, train_bpe, train_characters, train_wordpiece
+from zoo.text import END_OF_TEXT, Tokenizer, cut_pieces, train_bpe, train_characters, train_clip, train_wordpiece
 
 PROSE = Path(argparse.__file__).read_text(encoding="utf-8")
 # The order of bytes in the vocab.json that OpenAI published.
@@ -27,6 +27,28 @@ def test_bpe_has_all_bytes_then_merges_then_end_of_text() -> None:
     assert tokenizer.encode("\u00ff") == [GPT2_ORDER.index(0xC3), GPT2_ORDER.index(0xBF)]
     assert len(tokenizer.specification.merges) == 500 - 257
     assert tokenizer.specification.vocabulary[END_OF_TEXT] == 499
+
+
+def test_clip_has_bytes_then_last_bytes_then_merges_of_lower_case(tmp_path: Path) -> None:
+    tokenizer = train_clip([PROSE, "PROSE prose Prose", END_OF_TEXT * 9], 700)
+    vocabulary = tokenizer.specification.vocabulary
+    assert (tokenizer.kind, tokenizer.vocabulary_size) == ("clip", 700)
+    assert [tokenizer.encode(chr(byte)) for byte in (*range(33, 65), *range(91, 127))] == [
+        [256 + GPT2_ORDER.index(byte)] for byte in (*range(33, 65), *range(91, 127))
+    ]
+    assert tokenizer.encode("\u00ff") == [GPT2_ORDER.index(0xC3), 256 + GPT2_ORDER.index(0xBF)]
+    assert len(tokenizer.specification.merges) == 700 - 514
+    assert [vocabulary[token] for token in ("<|startoftext|>", END_OF_TEXT)] == [698, 699]
+    assert tokenizer.prepare(["The  end"], max_length=9)["token_ids"][0].tolist() == [
+        698,
+        *tokenizer.encode("the end"),
+        699,
+    ]
+    assert not any(character.isupper() for merge in tokenizer.specification.merges for character in "".join(merge))
+    assert tokenizer.decode(tokenizer.encode("Some  argument,\n THE help")) == "some argument , the help"
+    tokenizer.save(tmp_path)
+    assert Tokenizer.load(tmp_path).same_as(tokenizer)
+    assert train_clip([PROSE, "PROSE prose Prose", END_OF_TEXT * 9], 700).same_as(tokenizer)
 
 
 def merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
@@ -62,6 +84,9 @@ def test_too_small_a_vocabulary_is_refused() -> None:
     with pytest.raises(UserError, match="256 is too small: it needs 257 or more"):
         train_bpe([PROSE], 256)
     assert train_bpe([PROSE], 257).specification.merges == ()
+    with pytest.raises(UserError, match="513 is too small: it needs 514 or more"):
+        train_clip([PROSE], 513)
+    assert train_clip([PROSE], 514).specification.merges == ()
 
 
 def test_a_text_too_short_for_the_vocabulary_gives_a_smaller_one(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,7 @@
 from zoo.text.specification import END_OF_TEXT
 from zoo.text.stream import cut_pieces, encode_stream, find_safe_cut
 from zoo.text.tokenizer import Tokenizer
-from zoo.text.training import train_bpe, train_characters, train_wordpiece
+from zoo.text.training import train_bpe, train_characters, train_clip, train_wordpiece
 
 __all__ = [
     "END_OF_TEXT",
@@ -13,5 +13,6 @@ __all__ = [
     "find_safe_cut",
     "train_bpe",
     "train_characters",
+    "train_clip",
     "train_wordpiece",
 ]

@@ -72,16 +72,21 @@ def _wordpiece(specification: Specification) -> tokenizers.Tokenizer:
     return rust
 
 
-def _clip(specification: Specification) -> tokenizers.Tokenizer:
-    vocabulary, roles = specification.vocabulary, specification.role_tokens
-    rust = tokenizers.Tokenizer(
-        BPE(dict(vocabulary), list(specification.merges), unk_token=roles["unk"], end_of_word_suffix="</w>")
-    )
+def split_clip_words(rust: tokenizers.Tokenizer) -> None:
+    """Have a tokenizer do to a text what "clip" does to it before any merge: lower-case it, and split it to words."""
     rust.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
     split = pre_tokenizers.Split(Regex(CLIP_PATTERN), behavior="removed", invert=True)
     rust.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+
+
+def _clip(specification: Specification) -> tokenizers.Tokenizer:
+    vocabulary, roles = specification.vocabulary, specification.role_tokens
+    rust = tokenizers.Tokenizer(
+        BPE(dict(vocabulary), list(specification.merges), unk_token=roles["unk"], end_of_word_suffix="</w>")
+    )
+    split_clip_words(rust)
     rust.decoder = decoders.ByteLevel()
     start, end = ((roles[role], vocabulary[roles[role]]) for role in ("start", "end"))
     rust.post_processor = processors.RobertaProcessing(end, start, trim_offsets=False, add_prefix_space=False)

@@ -1,4 +1,4 @@
-"""Training vocabularies from text: byte-level BPE as in GPT-2, WordPiece as in BERT, and characters."""
+"""Training vocabularies from text: byte-level BPE as in GPT-2 and in CLIP, WordPiece as in BERT, and characters."""
 
 import json
 import logging
@@ -12,14 +12,23 @@ from tokenizers import pre_tokenizers, trainers
 from tokenizers.models import BPE, WordPiece
 
 from zoo.errors import UserError
-from zoo.text.pipeline import bert_normalizer
-from zoo.text.specification import BYTE_ALPHABET, BYTE_TOKENS, END_OF_TEXT, ROLES, Normalization, Specification
+from zoo.text.pipeline import bert_normalizer, split_clip_words
+from zoo.text.specification import (
+    BYTE_ALPHABET,
+    BYTE_TOKENS,
+    END_OF_TEXT,
+    ROLES,
+    START_OF_TEXT,
+    Normalization,
+    Specification,
+)
 from zoo.text.tokenizer import Tokenizer, without_surrogates
 from zoo.text.tokenizer_json import MAX_WORD_CHARACTERS
 
 logger = logging.getLogger("zoo")
 
 SMALLEST_BPE_VOCABULARY = len(BYTE_ALPHABET) + 1  # every byte, and <|endoftext|>
+SMALLEST_CLIP_VOCABULARY = 2 * len(BYTE_ALPHABET) + 2  # within a word and at its end; <|startoftext|>, <|endoftext|>
 SMALLEST_WORDPIECE_VOCABULARY = 128  # half of it for characters: the small letters in both forms, and little more
 # Each merge costs time in proportion to the length of the words it occurs in, so that one endless word (a genome in
 # one line) would take hours. Ordinary words are far below this.
@@ -47,13 +56,56 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
         initial_alphabet=list(BYTE_ALPHABET),
         show_progress=False,
     )
-    rust.train_from_iterator((part for text in _plain(texts) for part in _short_words(text)), trainer)
+    vocabulary, merges = _train_merges(rust, trainer, texts, (END_OF_TEXT,), vocabulary_size)
+    return Tokenizer(Specification("bpe", vocabulary, merges))
+
+
+def train_clip(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
+    """Train a BPE as CLIP has it (Radford et al. 2021, section 2.4): of lower-cased words, whose last byte is marked.
+
+    Ids: all 256 bytes, all of them as the last of a word, the merges, `<|startoftext|>`, `<|endoftext|>`. The texts are
+    read once, one by one. The same texts give the same tokenizer. A text too short or too uniform for `vocabulary_size`
+    gives a smaller vocabulary, with a warning.
+
+    Raises:
+        UserError: `vocabulary_size` is below 514.
+    """
+    if vocabulary_size < SMALLEST_CLIP_VOCABULARY:
+        raise UserError(
+            f"a CLIP vocabulary of {vocabulary_size} is too small: it needs {SMALLEST_CLIP_VOCABULARY} or more"
+        )
+    special = (START_OF_TEXT, END_OF_TEXT)
+    rust = tokenizers.Tokenizer(BPE(end_of_word_suffix="</w>"))
+    split_clip_words(rust)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size - len(special),
+        min_frequency=2,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+        # As for WordPiece: those that end a word would be numbered in the order of a hash map.
+        special_tokens=[*BYTE_ALPHABET, *(f"{byte}</w>" for byte in BYTE_ALPHABET)],
+    )
+    vocabulary, merges = _train_merges(rust, trainer, texts, special, vocabulary_size)
+    return Tokenizer(Specification("clip", vocabulary, merges, special))
+
+
+def _train_merges(
+    rust: tokenizers.Tokenizer,
+    trainer: trainers.BpeTrainer,
+    texts: Iterable[str],
+    special_tokens: tuple[str, ...],
+    vocabulary_size: int,
+) -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
+    """The vocabulary of a BPE, with special tokens last, and its merges."""
+    parts = (part for text in _plain(texts, special_tokens) for part in _short_words(text))
+    rust.train_from_iterator(parts, trainer)
     vocabulary = rust.get_vocab()
     merges = tuple((left, right) for left, right in json.loads(rust.to_str())["model"]["merges"])
-    vocabulary[END_OF_TEXT] = len(vocabulary)
+    for token in special_tokens:
+        vocabulary[token] = len(vocabulary)
     if len(vocabulary) < vocabulary_size:
         logger.warning("the text has enough repetition for %d tokens, not %d", len(vocabulary), vocabulary_size)
-    return Tokenizer(Specification("bpe", vocabulary, merges))
+    return vocabulary, merges
 
 
 def train_wordpiece(texts: Iterable[str], vocabulary_size: int, lowercase: bool = True) -> Tokenizer:
