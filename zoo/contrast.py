@@ -8,6 +8,8 @@ from keras import ops
 
 from zoo.distribution import gather_rows
 
+EXCLUDED = -1e9  # added to the logit of what is no negative
+
 
 @keras.saving.register_keras_serializable("zoo")
 class ContrastiveLoss(keras.losses.Loss):
@@ -59,6 +61,24 @@ def compare_pairs(firsts: Any, seconds: Any, similarity: Callable[[Any, Any], An
     all_seconds, _ = gather_rows(seconds)
     own = place + ops.arange(ops.shape(firsts)[0], dtype="int32")
     return own, (similarity(firsts, all_seconds), similarity(seconds, all_firsts))
+
+
+def find_repeated(own: Any, numbers: Any, all_numbers: Any) -> Any:
+    """Of this replica's firsts with all seconds, and likewise of its seconds with all firsts, 1 for those that are no
+    negatives, although they stand in different pairs: (pairs, all) float32.
+
+    They are known to belong together where the second also stands beside the same first, or where the first also stands
+    beside the same second. One of this replica's pairs compares the very same two, and counts for all of them.
+
+    Args:
+        own: (pairs,) the places of these pairs among all, as `compare_pairs` gives them.
+        numbers: (pairs, 2) int32, which first and which second each pair is of: the same number for the same.
+        all_numbers: (all, 2) int32, those of all replicas.
+    """
+    same = ops.equal(ops.expand_dims(numbers, 1), ops.expand_dims(all_numbers, 0))  # (pairs, all, 2)
+    places = ops.arange(ops.shape(all_numbers)[0], dtype="int32")
+    others = ops.not_equal(ops.expand_dims(own, 1), ops.expand_dims(places, 0))
+    return ops.cast(ops.logical_and(others, ops.any(same, axis=-1)), "float32")
 
 
 def _log_share(right: Any, logits: Any) -> Any:

@@ -151,6 +151,24 @@ def test_a_text_is_pooled_at_its_end_token(enliven, clip, end_token, token_ids: 
         assert np.abs(embedding - at(other, model, token_ids)).max() > 1e-2
 
 
+def test_a_text_is_pooled_at_its_last_token_as_a_gpt_does(enliven, clip, tmp_path: Path) -> None:
+    config = SMALL.replace(text_pooling="last", end_token=None)
+    model = CLIPDualEncoder(config)
+    model.build()
+    model.set_weights(clip.get_weights())
+    token_ids = np.array([[5, 30, 1, 39], [5, 39, 0, 0]], "int32")
+    embeddings = model.encode_text(token_ids, np.array([[1, 1, 1, 1], [1, 1, 0, 0]], "int32"))
+    assert_close(embeddings[0], at(3, model, token_ids[:1]))
+    assert_close(embeddings[1], at(1, model, token_ids[1:]))
+    assert_close(model.encode_text(token_ids[:1])[0], at(3, model, token_ids[:1]))
+    zoo.save(model, tmp_path / "model")
+    assert zoo.load(tmp_path / "model").config == config
+    model = CLIPDualEncoder(config.replace(vision={"image_size": 8}))
+    model.build()
+    with pytest.raises(UserError, match="text_pooling is 'last', and Hugging Face's layout has 'end' alone"):
+        zoo.save(model, tmp_path / "hf", layout="hf")
+
+
 # --- the temperature
 
 
@@ -226,6 +244,34 @@ def test_a_loss_follows_its_paper(kind: str) -> None:
     assert float(weighted) == pytest.approx((expected * weights).sum(), rel=1e-6)
     half = ContrastiveLoss(kind, reduction=None)(pairs, tuple(tf.cast(each, tf.bfloat16) for each in both))
     assert half.dtype == tf.float32
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [[0, 0], [1, 1], [2, 2], [3, 3]],  # all are different: labels change nothing
+        [[0, 0], [1, 1], [2, 0], [3, 1]],  # the same text of two images, twice
+        [[0, 0], [0, 1], [2, 2], [0, 3]],  # three texts of an image
+        [[0, 0], [0, 1], [1, 1], [2, 2]],
+    ],
+)
+def test_what_belongs_together_in_another_pair_is_no_negative(enliven, kind: str, pairs: list[list[int]]) -> None:
+    model = make(SMALL.replace(loss=kind), enliven)
+    given = draw(4, 4)
+    logits = model(given)["logits_per_image"].numpy().astype("float64")
+    losses = []
+    for i in range(4):
+        left_out = [j != i and (pairs[j][0] == pairs[i][0] or pairs[j][1] == pairs[i][1]) for j in range(4)]
+        part = logits.copy()
+        part[i, left_out] = part[left_out, i] = -700.0  # by exp and by sigmoid as good as nothing
+        losses.append(LOSSES[kind](part)[i])
+    model.compile("sgd", jit_compile=False)
+    found = model.evaluate(given, {"pairs": np.array(pairs, "int32")}, batch_size=4, verbose=0)
+    assert found == pytest.approx(np.mean(losses), rel=1e-5)
+    without = model.evaluate(given, batch_size=4, verbose=0)
+    are_different = all(len(set(numbers)) == 4 for numbers in zip(*pairs, strict=True))
+    assert (found == pytest.approx(without, rel=1e-6)) == are_different
 
 
 @pytest.mark.parametrize("kind", LOSSES)

@@ -47,6 +47,8 @@ PARAMETERS = {
     ("vit-micro", "classify"): 459_562,
     ("vit-mini", "classify"): 2_693_578,
     ("clip-nano", "contrast"): 60_321,
+    ("clip-micro", "contrast"): 1_314_817,
+    ("clip-mini", "contrast"): 7_017_217,
 }
 
 

@@ -83,6 +83,7 @@ LAYOUT = Layout(
         "vision.dropout": 0.0,
         "text.dropout": 0.0,
         "loss": "softmax",
+        "text_pooling": "end",
     },
     # The image tower of old files can hold its position ids too.
     ignored=(r"(^|\.)embeddings\.position_ids$",),

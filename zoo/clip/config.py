@@ -47,6 +47,8 @@ class CLIPConfig(Config):
         vision: the image tower, a ViT.
         text: the text tower, a GPT.
         projection_width: size of the embeddings.
+        text_pooling: where a text is pooled: at its "end" token, or at its "last" real token, whatever that is, as by a
+            GPT whose tokenizer ends no text.
         end_token: the id of the token at whose first place a text is pooled; None pools at the highest id, which in
             OpenAI's vocabulary is the end token, and is what its first checkpoints were published with.
         loss: "softmax" (Radford et al. 2021, figure 3) or "sigmoid", which adds a bias to the logits (Zhai et al. 2023,
@@ -57,6 +59,7 @@ class CLIPConfig(Config):
     vision: ViTConfig = _VISION
     text: GPTConfig = _TEXT
     projection_width: int = setting(512, low=1, high=100_000)
+    text_pooling: str = setting("end", choices=("end", "last"))
     end_token: int | None = setting(49407, low=0, high=10_000_000)
     loss: str = setting("softmax", choices=("softmax", "sigmoid"))
     initial_temperature: float | None = setting(None, low=0.01, high=100.0)
@@ -121,6 +124,19 @@ PRESETS: dict[str, CLIPConfig] = {
         _text(24, 2).replace(vocabulary_size=512, max_length=16, depth=2),
         projection_width=16,
         end_token=511,
+    ),
+    # Two of our own, for images of 32 and of 64 pixels with short captions: for minutes on a CPU, and for an hour.
+    "clip-micro": CLIPConfig(
+        _vision(4, 96, 4, 3).replace(image_size=32),
+        _text(96, 3).replace(vocabulary_size=4096, max_length=32, depth=4),
+        projection_width=64,
+        end_token=4095,
+    ),
+    "clip-mini": CLIPConfig(
+        _vision(8, 192, 6, 3).replace(image_size=64),
+        _text(192, 3).replace(vocabulary_size=8192, max_length=32, depth=6),
+        projection_width=128,
+        end_token=8191,
     ),
     "clip-b32": CLIPConfig(),
     "clip-b16": CLIPConfig(_vision(16)),

@@ -8,8 +8,8 @@ import numpy as np
 from keras import ops
 
 from zoo.clip.config import CLIPConfig
-from zoo.contrast import ContrastiveLoss, compare_pairs
-from zoo.distribution import GlobalLoss
+from zoo.contrast import EXCLUDED, ContrastiveLoss, compare_pairs, find_repeated
+from zoo.distribution import GlobalLoss, gather_rows
 from zoo.gpt.model import GPTBackbone
 from zoo.layers import TokenPooling, dense, l2_normalize
 from zoo.model import TensorSpec, ZooModel
@@ -33,7 +33,12 @@ class CLIPDualEncoder(ZooModel):
 
     Takes `images` (images, height, width, channels), `token_ids` (texts, tokens) and `padding_mask` (texts, tokens);
     each text holds its end token. Images and texts need not be equally many. In `fit` they are: text i belongs to image
-    i, no labels are given, and the loss is that of the configuration.
+    i, and the loss is that of the configuration.
+
+    `fit` needs no labels. It takes `{"pairs": (pairs, 2) int32}`, which image and which text each pair is of, by any
+    numbers: an image and a text of different pairs of a batch are no negatives of each other where the image also
+    stands beside that text, or the text beside that image. Such a pair is left out, and is not one more right pair: the
+    same image, or the same text, has its right pair in the batch already.
 
     Returns:
         `"image_embedding"` (images, projection_width), `"text_embedding"` (texts, projection_width),
@@ -53,7 +58,7 @@ class CLIPDualEncoder(ZooModel):
         c, dtype = self.config, self.dtype_policy.name
         self.vision = ViTBackbone(c.vision, dtype=dtype, name="vision")
         self.text = GPTBackbone(c.text, dtype=dtype, name="text")
-        self.end = TokenPooling("at", dtype=dtype, name="end")
+        self.end = TokenPooling("at" if c.text_pooling == "end" else "last", dtype=dtype, name="end")
         self.image_projection = self._make_projection(c.vision.width, "image_projection")
         self.text_projection = self._make_projection(c.text.width, "text_projection")
         self.similarity = Similarity(c, dtype="float32", name="similarity")
@@ -105,8 +110,11 @@ class CLIPDualEncoder(ZooModel):
         texts = {name: inputs.get(name) for name in ("token_ids", "padding_mask", "token_vectors")}
         outputs = self.text(texts, return_weights=return_weights, training=training)
         end = self.config.end_token
-        marks = token_ids if end is None else ops.cast(ops.equal(token_ids, end), "int32")
-        pooled = self.end(outputs["sequence"], index=ops.cast(ops.argmax(marks, axis=1), "int32"))
+        if self.config.text_pooling == "end":
+            marks = token_ids if end is None else ops.cast(ops.equal(token_ids, end), "int32")
+            pooled = self.end(outputs["sequence"], index=ops.cast(ops.argmax(marks, axis=1), "int32"))
+        else:
+            pooled = self.end(outputs["sequence"], padding_mask=inputs.get("padding_mask"))
         embedding = l2_normalize(self.text_projection(pooled))
         return {"text_embedding": embedding} | ({"text_attention": outputs["attention"]} if return_weights else {})
 
@@ -118,9 +126,13 @@ class CLIPDualEncoder(ZooModel):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The contrastive loss over the pairs of a batch, which need no labels; a scalar. Under a distribution strategy
-        every pair is compared with those of all replicas, and this is the part of this replica's pairs."""
+        """The contrastive loss over the pairs of a batch, a scalar. Under a distribution strategy every pair is
+        compared with those of all replicas, and this is the part of this replica's pairs."""
         own, logits = compare_pairs(y_pred["image_embedding"], y_pred["text_embedding"], self.similarity)
+        if y is not None:
+            all_pairs, _ = gather_rows(y["pairs"])
+            repeated = EXCLUDED * find_repeated(own, y["pairs"], all_pairs)
+            logits = logits[0] + repeated, logits[1] + repeated
         return self.contrast(own, logits, sample_weight=sample_weight)
 
 

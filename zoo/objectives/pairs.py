@@ -4,14 +4,13 @@ from typing import Any
 
 from keras import ops
 
-from zoo.contrast import ContrastiveLoss, compare_pairs
+from zoo.contrast import EXCLUDED, ContrastiveLoss, compare_pairs, find_repeated
 from zoo.distribution import GlobalLoss, gather_rows
 from zoo.layers import l2_normalize
 from zoo.model import ZooModel
 from zoo.objectives.base import Objective
 
 PAIR = "pair_"  # before the names of the second text's inputs
-EXCLUDED = -1e9  # added to the logit of what is no negative
 
 
 class PairContrast(Objective):
@@ -77,15 +76,12 @@ def _find_known(own: Any, texts: Any) -> tuple[Any, Any]:
         texts: (pairs, 2) int32, which texts they are.
     """
     all_texts, _ = gather_rows(texts)
-
-    def are_same(side: int, other_side: int) -> Any:
-        return ops.equal(ops.expand_dims(texts[:, side], 1), ops.expand_dims(all_texts[:, other_side], 0))
-
     places = ops.arange(ops.shape(all_texts)[0], dtype="int32")
     others = ops.not_equal(ops.expand_dims(own, 1), ops.expand_dims(places, 0))
-    belongs = ops.logical_or(are_same(0, 0), are_same(1, 1))
-    of_firsts, of_seconds = (
-        ops.cast(ops.logical_and(others, ops.logical_or(belongs, are_same(side, 1 - side))), "float32")
-        for side in (0, 1)
-    )
-    return of_firsts, of_seconds
+    repeated = find_repeated(own, texts, all_texts)
+
+    def known(side: int) -> Any:
+        same = ops.equal(ops.expand_dims(texts[:, side], 1), ops.expand_dims(all_texts[:, 1 - side], 0))
+        return ops.maximum(repeated, ops.cast(ops.logical_and(others, same), "float32"))
+
+    return known(0), known(1)

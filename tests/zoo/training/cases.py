@@ -87,6 +87,11 @@ def _clip(rng: np.random.Generator, rows: int) -> tuple:
     return ({"images": images, "token_ids": ids, "padding_mask": mask},)
 
 
+def _labelled_clip(rng: np.random.Generator, rows: int) -> tuple:
+    """Of few different images and texts, so that many are no negatives, on either half of a batch."""
+    return *_clip(rng, rows), {"pairs": rng.integers(0, 9, (rows, 2)).astype("int32")}
+
+
 def _make_clip(**changes: Any) -> Any:
     vision = {"image_size": [8, 8], "patch_size": 4, **SMALL}
     text = {"vocabulary_size": 37, "max_length": 16, **SMALL}
@@ -156,7 +161,7 @@ FAMILIES: dict[str, tuple[Callable[..., Any], Callable[..., tuple], dict[str, An
         {"logits": token_loss},
     ),
     "clip": (_make_clip, _clip, None),
-    "clip-sigmoid": (lambda **changes: _make_clip(loss="sigmoid", **changes), _clip, None),
+    "clip-sigmoid": (lambda **changes: _make_clip(loss="sigmoid", **changes), _labelled_clip, None),
     "pairs": (_make_pairs, _pairs, None),
     "distillation": (_make_distillation, _gpt, {"logits": token_loss}),
     "masked-patches": (_make_patches, _patches, None),
