@@ -1,6 +1,7 @@
 """Reading and writing safetensors: one file, or several with an index, as untrusted input."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -82,6 +83,15 @@ def find_tensors(directory: Path, record: Mapping[str, Any] | None = None) -> Pa
             f"{conversion(str(directory), f'{directory.name}-safetensors', record)}"
         )
     raise UserError(f"{directory}: there is no {FILE}, and no {INDEX}")
+
+
+def fingerprint(directory: Path) -> str:
+    """SHA-256 of the weights in a model directory, as their files are, in hexadecimal."""
+    content = hashlib.sha256()
+    for path in sorted(directory.glob("*.safetensors")):
+        with path.open("rb") as file:
+            content.update(hashlib.file_digest(file, "sha256").digest())
+    return content.hexdigest()
 
 
 def conversion(source: str, target: str, record: Any) -> str:

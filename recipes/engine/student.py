@@ -1,7 +1,6 @@
 """A teacher, which is there already, and the student that learns from it, which may have to be made."""
 
 import dataclasses
-import hashlib
 import logging
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from tyro.conf import arg
 from zoo.directory import find_model_directory, read_saved, require_vocabulary
 from zoo.errors import UserError
 from zoo.registry import Family, find_preset
+from zoo.tensors import fingerprint
 from zoo.text import Tokenizer
 
 logger = logging.getLogger("zoo")
@@ -101,11 +101,7 @@ class Lesson:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the teacher's weights, in hexadecimal."""
-        content = hashlib.sha256()
-        for path in sorted(self.teacher.glob("*.safetensors")):
-            with path.open("rb") as file:
-                content.update(hashlib.file_digest(file, "sha256").digest())
-        return content.hexdigest()
+        return fingerprint(self.teacher)
 
     def tell(self) -> None:
         """Say who learns from whom."""
