@@ -19,6 +19,8 @@ VERBS = {
     "generate": "continue a prompt",
     "predict": "what a model says of texts or images",
     "embed": "one vector for each text or image",
+    "retrieve": "search a folder of images, by a text or by an image",
+    "zero-shot": "classify images by the names of classes alone",
     "explain": "draw what an answer rests on, and what the model attends to",
     "convert": "a model to or from Hugging Face's layout",
     "export": "write a model as SavedModel, TFLite and ONNX, with proof that they compute the same",
@@ -62,7 +64,7 @@ def run(arguments: list[str]) -> int:
         return complain(f"unknown verb {verb!r}{nearest(verb, VERBS)}")
     _configure(debug)
     try:
-        return importlib.import_module(f"recipes.command.{verb}_").run(rest)
+        return importlib.import_module(f"recipes.command.{verb.replace('-', '_')}_").run(rest)
     except UserError as error:
         if debug:
             raise

@@ -1,9 +1,10 @@
-"""What `zoo predict` and `zoo embed` are asked about: words on the command line, files, or standard input."""
+"""What verbs are asked about: words on the command line, files, or standard input; and lists in files."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from recipes.data.inspection import find_text_file
 from zoo.errors import UserError
 from zoo.text.tokenizer import without_surrogates
 
@@ -46,6 +47,25 @@ def find_images(inputs: Sequence[str], file: Path | None) -> Iterator[Path]:
         if not found:
             raise UserError(f"{path}: holds no image ({', '.join(SUFFIXES)})")
         yield from found
+
+
+def read_listed(path: Path) -> tuple[str, ...]:
+    """The lines of a text file, each of which is one thing, without white space around it.
+
+    Raises:
+        UserError: it cannot be read, or is no text; one of its lines is empty, or there twice.
+    """
+    find_text_file(path)
+    lines = path.read_bytes().decode("utf-8-sig", "replace").rstrip().split("\n")
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        entry = line.strip()
+        if not entry:
+            raise UserError(f"{path}:{number} is empty: leave no line between others")
+        if entry in seen:
+            raise UserError(f"{path}:{number} is {entry!r:.80} once more, as line {seen[entry]} is")
+        seen[entry] = number
+    return tuple(seen)
 
 
 def in_batches(items: Iterable, size: int) -> Iterator[list]:

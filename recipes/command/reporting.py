@@ -1,13 +1,19 @@
-"""How a verification is shown."""
+"""How a verification is shown, and how far a long work is."""
 
+import contextlib
 import dataclasses
 import json
+import time
+from collections.abc import Callable, Iterator
 
 from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from export.report import Report
+
+SECONDS_BETWEEN_LINES = 10.0
 
 
 def print_report(report: Report, as_json: bool) -> None:
@@ -51,3 +57,33 @@ def _shown(value: float | None, form: str) -> str:
 def tell(line: str) -> None:
     """Say on standard error what is being done."""
     Console(stderr=True, highlight=False).print(f"{line} ...", style="dim", markup=False)
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield what is to be told of how many are done, of how many: shown on standard error with the time that is left,
+    by a bar on a terminal, by a line now and then anywhere else. What was done at first took no time."""
+    console = Console(stderr=True, highlight=False)
+    bar = Progress(
+        TextColumn(what), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), console=console, transient=True
+    )
+    task = bar.add_task(what, total=None)
+    began = shown = time.monotonic()
+    first: int | None = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown, first
+        first = done if first is None else first
+        if console.is_terminal:
+            bar.start()  # not before there is anything to show; again, it does nothing
+            bar.update(task, completed=done, total=total)
+        elif time.monotonic() - shown > SECONDS_BETWEEN_LINES and first < done < total:
+            shown = time.monotonic()
+            left = (shown - began) / (done - first) * (total - done)
+            console.print(f"{what}: {done:,} of {total:,}, {left:,.0f} s left", markup=False, soft_wrap=True)
+
+    try:
+        yield show
+    finally:
+        if console.is_terminal:  # anywhere else it would end with an empty line
+            bar.stop()

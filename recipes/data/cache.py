@@ -21,8 +21,13 @@ def default_cache_root() -> Path:
     return Path(os.environ.get("ZOO_CACHE") or "~/.cache/tf-model-zoo").expanduser()
 
 
-def read_or_build(directory: Path, read: Callable[[Path], Content | None], build: Callable[[Path], None]) -> Content:
+def read_or_build(
+    directory: Path, read: Callable[[Path], Content | None], build: Callable[[Path], None], grows: bool = False
+) -> Content:
     """What `read` makes of `directory`; where that is None, `build` fills it first.
+
+    What is there while `build` runs is there still, and it may take from it; that it is replaced is told, unless the
+    content `grows`, so that to be replaced is nothing out of the ordinary.
 
     Processes that want the same directory wait for the one that builds it (all workers of one machine start at once).
 
@@ -41,7 +46,7 @@ def read_or_build(directory: Path, read: Callable[[Path], Content | None], build
         fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, by whatever end this process meets
         content = read(directory)
         if content is None:
-            if directory.exists():
+            if directory.exists() and not grows:
                 logger.warning("%s is not whole, or of files that were changed: it is made again", directory)
             for left_behind in directory.parent.glob(f".{directory.name}.*"):  # by a process that was killed
                 shutil.rmtree(left_behind, ignore_errors=True)

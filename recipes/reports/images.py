@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from recipes.explanation.lettering import families, letter
 from zoo.files import whole_file
 
 COLUMNS, ROWS = 8, 5
@@ -51,16 +52,21 @@ def write_predictions(
 
 
 def _caption(labels: Sequence[str], said: int, right: int, probabilities: np.ndarray) -> str:
-    caption = f"{_short(labels[said])} {probabilities[said]:.2f}"
-    return caption if said == right else f"{caption}\nis {_short(labels[right])}"
+    caption = f"{shorten_name(labels[said])} {probabilities[said]:.2f}"
+    return caption if said == right else f"{caption}\nis {shorten_name(labels[right])}"
 
 
-def _short(name: str) -> str:
+def shorten_name(name: str) -> str:
+    """A name that fits under a picture."""
     return name if len(name) <= 16 else f"{name[:15]}…"
 
 
 def draw_sheet(
-    path: Path, pictures: Sequence[np.ndarray], captions: Sequence[str], colours: Sequence[str] | None = None
+    path: Path,
+    pictures: Sequence[np.ndarray],
+    captions: Sequence[str],
+    colours: Sequence[str] | None = None,
+    title: str = "",
 ) -> None:
     """Write a PNG of pictures in rows of `COLUMNS`, each under its caption.
 
@@ -69,7 +75,9 @@ def draw_sheet(
         pictures: each uint8 (height, width, 3), of any size.
         captions: as many.
         colours: of the captions; None for black.
+        title: over all of them.
     """
+    fonts = ["DejaVu Sans", *families()]
     columns = min(COLUMNS, len(pictures))
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(1.5 * columns, 1.85 * rows), layout="constrained")
@@ -78,6 +86,10 @@ def draw_sheet(
         axes.set_axis_off()
     for place, (axes, picture, caption) in enumerate(zip(grid.flat, pictures, captions, strict=False)):
         axes.imshow(picture, interpolation="nearest")
-        axes.set_title(caption, fontsize=7, color=colours[place] if colours else "black", parse_math=False)
+        colour = colours[place] if colours else "black"
+        lines = "\n".join(map(letter, caption.split("\n")))  # names of files and classes are in any script
+        axes.set_title(lines, fontsize=7, color=colour, family=fonts, parse_math=False)
+    if title:
+        figure.suptitle(letter(title), fontsize=9, family=fonts, parse_math=False, wrap=True)
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=110)
