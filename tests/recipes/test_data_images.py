@@ -555,6 +555,22 @@ def test_what_was_found_holds_until_an_image_changes(put: Put, tmp_path: Path) -
     assert_refused(lambda: second.read(4), f"{tmp_path}/4.png was changed")
 
 
+def test_an_image_that_changes_while_it_is_listed(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put("1.png", "2.png", content=encode())
+    table = put("a.csv", content="image,label\n1.png,x\n2.png,x\n")
+
+    def read_and_change(source: Path) -> np.ndarray:
+        pixels = read_image(source)
+        put(source.name, content=encode(size=(9, 9)))
+        return pixels
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "read_image", read_and_change)
+        found = build(table, tmp_path / "cache")
+    assert_refused(lambda: found.read(0), f"{tmp_path}/1.png was changed")
+    assert build(table, tmp_path / "cache").read(0).shape == (9, 9, 3)
+
+
 def test_few_rows_are_held_at_once(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     put("a.png", content=encode())
