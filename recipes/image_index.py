@@ -36,6 +36,7 @@ BATCHES_AHEAD = 2  # that are decoded while one is embedded
 NAMED = 3  # images that cannot be read, in the line that tells of them all
 
 State = tuple[int, int]  # of a file: its size in bytes, and its time of modification in nanoseconds
+UNREADABLE: State = (-1, 0)
 Show = Callable[[int, int], None]  # how many images of how many are embedded
 
 
@@ -133,8 +134,9 @@ def _state(path: Path) -> State:
     try:
         status = path.stat()
     except OSError:  # a link that leads nowhere; reading it says so
-        return -1, 0
-    return status.st_size, status.st_mtime_ns
+        return UNREADABLE
+    # That it may be read from now on changes neither size nor time.
+    return (status.st_size, status.st_mtime_ns) if os.access(path, os.R_OK) else UNREADABLE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -162,13 +162,18 @@ def _print(query: str, is_image: bool, hits: Hits, as_json: bool) -> None:
 
 
 def _draw(sheet: Path, query: str, hits: Hits) -> None:
-    from recipes.reports.images import draw_sheet, shorten_name
+    from recipes.reports.images import draw_sheet
 
     shown = hits[:MOST_PICTURES]
-    captions = [f"{rank}  {cosine:.3f}\n{shorten_name(path.name)}" for rank, (cosine, path) in enumerate(shown, 1)]
+    captions = [f"{rank}  {cosine:.3f}\n{_shorten(path.name)}" for rank, (cosine, path) in enumerate(shown, 1)]
     sheet.parent.mkdir(parents=True, exist_ok=True)
     title = query if len(query) <= 60 else f"{query[:59]}…"
     draw_sheet(sheet, [_shrink(path) for _, path in shown], captions, title=title)
+
+
+def _shorten(name: str) -> str:
+    """A file's name as it fits over a picture: what tells it from others is often at its end."""
+    return name if len(name) <= 20 else f"{name[:9]}…{name[-10:]}"
 
 
 def _shrink(path: Path) -> np.ndarray:

@@ -52,12 +52,11 @@ def write_predictions(
 
 
 def _caption(labels: Sequence[str], said: int, right: int, probabilities: np.ndarray) -> str:
-    caption = f"{shorten_name(labels[said])} {probabilities[said]:.2f}"
-    return caption if said == right else f"{caption}\nis {shorten_name(labels[right])}"
+    caption = f"{_short(labels[said])} {probabilities[said]:.2f}"
+    return caption if said == right else f"{caption}\nis {_short(labels[right])}"
 
 
-def shorten_name(name: str) -> str:
-    """A name that fits under a picture."""
+def _short(name: str) -> str:
     return name if len(name) <= 16 else f"{name[:15]}…"
 
 
@@ -67,8 +66,9 @@ def draw_sheet(
     captions: Sequence[str],
     colours: Sequence[str] | None = None,
     title: str = "",
+    columns: int = COLUMNS,
 ) -> None:
-    """Write a PNG of pictures in rows of `COLUMNS`, each under its caption.
+    """Write a PNG of pictures in rows, each under its caption.
 
     Args:
         path: to write, whole.
@@ -76,9 +76,10 @@ def draw_sheet(
         captions: as many.
         colours: of the captions; None for black.
         title: over all of them.
+        columns: pictures in a row.
     """
     fonts = ["DejaVu Sans", *families()]
-    columns = min(COLUMNS, len(pictures))
+    columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(1.5 * columns, 1.85 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)

@@ -181,7 +181,11 @@ def test_broken_images_are_told_and_passed_over(models, images, capsys, decoded)
         assert "3 of 9 images" in line and "cut.png: the image is broken" in line and "empty.jpg: the file is" in line
         assert len(decoded) == 9, times
     (images / "cut.png").write_bytes((images / "a.png").read_bytes())  # it is whole now
-    assert "cut.png" in str(retrieve(capsys, models / "clip", "--index", images, images / "b.jpg"))
+    write_image(images / "gone.png", 100)
+    paths = [
+        hit["path"] for hit in retrieve(capsys, models / "clip", "--index", images, images / "b.jpg")[0]["results"]
+    ]
+    assert {str(images / name) for name in ("cut.png", "nowhere.png", "gone.png")} < set(paths)
 
 
 def test_a_table_for_people(models, images, capsys):
