@@ -13,15 +13,15 @@ from zoo.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Train a small model on Python's own documentation, export it as SavedModel, TFLite and ONNX, verify each one in
+    """Train a small model on data that every machine has, export it as SavedModel, TFLite and ONNX, verify each one in
     its own runtime, and use the Keras model and each of them: the same answers four times.
 
-    gpt continues a prompt; bert is pretrained, and then tells docstrings apart by their package. Leaves in --out: run/
-    and bundle/, and pretrained/ of bert. The same command goes on with a training that was stopped. Exits with 1 if an
-    artefact differs.
+    gpt learns Python's own documentation, and continues a prompt; bert is pretrained on it, and then tells docstrings
+    apart by their package; vit tells handwritten digits. Leaves in --out: run/ and bundle/, and pretrained/ of bert.
+    The same command goes on with a training that was stopped. Exits with 1 if an artefact differs.
     """
 
-    family: Literal["gpt", "bert"] = "gpt"
+    family: Literal["gpt", "bert", "vit"] = "gpt"
     """Which family of models."""
     out: Path = Path("demo")
     """Directory to make."""

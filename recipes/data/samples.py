@@ -1,4 +1,5 @@
-"""Real text that is on every machine: Python's own documentation, taken from the source of its standard library."""
+"""Real data that is on every machine: Python's own documentation, taken from the source of its standard library, and
+scikit-learn's handwritten digits."""
 
 import ast
 import csv
@@ -61,6 +62,31 @@ def docstrings_folder(cache_root: Path | None = None) -> Path:
                     writer.writerows([text, package] for text in (rows[:tenth] if held_out else rows[tenth:]))
 
     return _kept("python-docstrings", build, cache_root)
+
+
+def digits_folder(cache_root: Path | None = None) -> Path:
+    """Write scikit-learn's 1,797 handwritten digits of 8 x 8 pixels (Alpaydin and Kaynak 1998) as `train/DIGIT/*.png`
+    and `test/DIGIT/*.png` into the cache, unless they are there. The latter are the last fifth of them.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+
+    def fill(partial: Path) -> None:
+        import numpy as np
+        from PIL import Image
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        begin = len(digits.images) * 4 // 5
+        for place, (picture, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+            folder = partial / ("train" if place < begin else "test") / str(digit)
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.rint(picture * (255 / 16)).astype(np.uint8)  # from 17 levels
+            Image.fromarray(pixels).save(folder / f"{place:04}.png")
+
+    directory = (cache_root or default_cache_root()) / f"digits-{FORMAT}"
+    return read_or_build(directory, lambda path: path if path.is_dir() else None, fill)
 
 
 def _kept(name: str, build: Callable[[Path, Path], None], cache_root: Path | None) -> Path:

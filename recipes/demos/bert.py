@@ -3,13 +3,12 @@ and held-out docstrings classified by the model and by every artefact alike."""
 
 import csv
 from pathlib import Path
-from typing import Any
 
 from recipes.bert_pretrain import BERTPretrain, train_bert
 from recipes.classify_text import ClassifyText, train_classifier
 from recipes.data.labelled import Columns
 from recipes.data.samples import docstrings_folder, python_documentation_folder
-from recipes.demos.journey import ARTEFACTS, Arrival, Journey, artefact_figures
+from recipes.demos.journey import Arrival, Journey, artefact_figures, classify_everywhere
 from recipes.engine.optimizer import Optimization
 from recipes.engine.origin import Origin
 from recipes.engine.settings import Training
@@ -66,7 +65,8 @@ def travel(journey: Journey) -> Arrival:
     texts, packages = _read(docstrings / "test.csv")
     report = export_bundle(model, bundle, texts=texts, force=journey.force, progress=tell)
     tell(f"classifying {len(texts)} docstrings with the Keras model and each artefact")
-    accuracies, agree = _classify_everywhere(model, bundle, texts, packages)
+    inputs = model.tokenizer.prepare(texts, max_length=model.config.max_length)
+    accuracies, agree = classify_everywhere(model, bundle, inputs, packages)
     largest, words = _baselines(docstrings)
     result = {
         "masked_accuracy": before["validation_masked_accuracy"],
@@ -98,24 +98,6 @@ def _read(table: Path) -> tuple[list[str], list[str]]:
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return [row["docstring"] for row in rows], [row["package"] for row in rows]
-
-
-def _classify_everywhere(
-    model: Any, bundle: Path, texts: list[str], packages: list[str]
-) -> tuple[dict[str, float], bool]:
-    """The accuracy of the Keras model and of every artefact, and whether all give the same answers."""
-    import numpy as np
-    from keras import ops
-
-    from export.verify import run_artefact
-
-    inputs = model.tokenizer.prepare(texts, max_length=model.config.max_length)
-    answers = {"keras": ops.convert_to_numpy(model(inputs, training=False)["logits"]).argmax(axis=1)}
-    for artefact in ARTEFACTS:
-        answers[artefact] = run_artefact(bundle, artefact, inputs)["logits"].argmax(axis=1)
-    right = np.array([model.labels.index(package) for package in packages])
-    accuracies = {name: float((answer == right).mean()) for name, answer in answers.items()}
-    return accuracies, all((answer == answers["keras"]).all() for answer in answers.values())
 
 
 def _baselines(folder: Path) -> tuple[float, float]:

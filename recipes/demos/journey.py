@@ -1,6 +1,7 @@
 """What the journeys of all families share."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,27 @@ class Arrival:
 def artefact_figures(report: Report) -> dict[str, Any]:
     """Size, error and latency by artefact."""
     return {a.name: {"bytes": a.bytes, "max_error": a.max_error, "p50_ms": a.latency_p50_ms} for a in report.artefacts}
+
+
+def classify_everywhere(
+    model: Any, bundle: Path, inputs: dict[str, Any], labels: Sequence[str]
+) -> tuple[dict[str, float], bool]:
+    """The accuracy of a Keras model and of every artefact made of it, by name, and whether all give the same answers.
+
+    Args:
+        model: a classifier.
+        bundle: that was exported from it.
+        inputs: of the model, by name.
+        labels: the right class of each row.
+    """
+    import numpy as np
+    from keras import ops
+
+    from export.verify import run_artefact
+
+    answers = {"keras": ops.convert_to_numpy(model(inputs, training=False)["logits"]).argmax(axis=1)}
+    for artefact in ARTEFACTS:
+        answers[artefact] = run_artefact(bundle, artefact, inputs)["logits"].argmax(axis=1)
+    right = np.array([model.labels.index(label) for label in labels])
+    accuracies = {name: float((answer == right).mean()) for name, answer in answers.items()}
+    return accuracies, all((answer == answers["keras"]).all() for answer in answers.values())
