@@ -78,7 +78,7 @@ def completing(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def masking(folder: Path, out: Path | None, *options: object) -> list[str]:
     held_out = ("--validation-data", folder / "test", "--decoder-width", 32, "--decoder-depth", 1)
-    learning = "--mask-ratio 0.5 --batch-size 64 --optimizer muon --learning-rate 1e-2".split()
+    learning = ["--mask-ratio", "0.5", "--batch-size", "64", "--optimizer", "muon", "--learning-rate", "1e-2"]
     return command("mae-pretrain", folder / "train", out, *held_out, *learning, *options)
 
 
