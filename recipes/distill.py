@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from recipes.data.augmentation import Augmentation
 from recipes.data.batches import Batches
 from recipes.data.labelled import Columns
 from recipes.data.masking import MASK_RATE
@@ -30,8 +31,8 @@ logger = logging.getLogger("zoo")
 
 @dataclasses.dataclass(frozen=True)
 class Distill:
-    """Train a student on what a teacher makes of a table of texts (a classifier) or of plain text (a language model,
-    masked or not).
+    """Train a student on what a teacher makes of a table of texts or of images (a classifier) or of plain text (a
+    language model, masked or not).
 
     Leaves in --out: summary.md, which has both side by side, loss.png, recipe.json, metrics.jsonl, TensorBoard's logs,
     checkpoints/, and model/, the student that did best on held-out data, which stands for itself. A run that was
@@ -41,7 +42,8 @@ class Distill:
     free: ClassVar[frozenset[str]] = frozenset({"data", "validation_data", "teacher", "evaluation_sequences"})
 
     data: Path
-    """For a classifier a table with a text and a label in each row; else a text file, or a folder of them."""
+    """For a classifier of texts a table with a text and a label in each row, of images a folder of label/name.jpg or a
+    table; else a text file, or a folder of them."""
     teacher: str
     """Model to learn from, for classify, masked_lm or generate: a model directory, a run, a Hugging Face checkpoint, or
     hf:organisation/name."""
@@ -52,6 +54,12 @@ class Distill:
     validation_fraction: float = 0.1
     """Part of the data to hold out."""
     columns: Columns = dataclasses.field(default_factory=Columns)
+    image_column: str | None = None
+    """Column of the image, where the teacher sees; guessed where its name is plain."""
+    crop_area: float = 0.5
+    """Of images, the smallest part that a random crop takes, by area: both models see the same."""
+    flip: bool = True
+    """Of images, mirror every other one."""
     student: Student = dataclasses.field(default_factory=Student)
     temperature: float = 2.0
     """What the logits of both are divided by, for the student to learn from what the teacher finds unlikely as well."""
@@ -74,6 +82,7 @@ class Distill:
     def __post_init__(self) -> None:
         for name in ("validation_fraction", "mask_rate"):
             self._require(name, 0 < getattr(self, name) < 1, "between 0 and 1")
+        Augmentation(crop_area=self.crop_area)
         self._require("temperature", 0 < self.temperature < float("inf"), "above 0")
         self._require("alpha", 0 <= self.alpha <= 1, "from 0 to 1")
         self._require("beta", 0 <= self.beta < float("inf"), "0 or more")
@@ -94,6 +103,7 @@ class Material:
         batches_per_epoch: of the former.
         unit, units_per_step: as in `Job`.
         facts: as `Run` takes them.
+        soft_labels: labels are shares of all classes, and not the number of one.
     """
 
     train: Batches
@@ -102,6 +112,7 @@ class Material:
     unit: str
     units_per_step: int
     facts: dict[str, Any]
+    soft_labels: bool = False
 
 
 def train_student(settings: Distill) -> dict[str, Any]:
@@ -112,7 +123,8 @@ def train_student(settings: Distill) -> dict[str, Any]:
     paths = (Path(each) for each in (settings.teacher, settings.student.source) if each)
     require_run_directory(settings.out, settings.restart, (settings.data, settings.validation_data, *paths))
     lesson = look_up_lesson(settings.teacher, settings.student)
-    read = {"classify": _read_rows, "masked_lm": _read_masked_text, "generate": _read_text}[lesson.task]
+    readers = {"classify": _read_rows, "masked_lm": _read_masked_text, "generate": _read_text}
+    read = _read_images if lesson.tokenizer is None else readers[lesson.task]
     material = read(settings, lesson)
     training = settings.training.counted(material.batches_per_epoch)
     facts = {**material.facts, "data": f"{material.facts['data']} {lesson.fingerprint}"}
@@ -146,10 +158,11 @@ def train_student(settings: Distill) -> dict[str, Any]:
         comparison = compare(student)
         return lambda: {f"validation_{name}": value for name, value in comparison.figures().items()}
 
-    figure = FIGURES[lesson.task]
+    figure, losses = FIGURES[lesson.task], keras.losses
+    loss = losses.CategoricalCrossentropy if material.soft_labels else losses.SparseCategoricalCrossentropy
     job = Job(
         make_model,
-        {"logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")},
+        {"logits": loss(from_logits=True, reduction="mean_with_sample_weight")},
         lambda first_step: make_dataset(material.train, first_step),
         lambda: make_dataset(material.held_out),
         unit=material.unit,
@@ -176,7 +189,7 @@ def _read_rows(settings: Distill, lesson: Lesson) -> Material:
     table = open_table(settings.data)
 
     def read(table: Table) -> labelled.LabelledTexts:
-        return labelled.read_labelled(table, labelled.find_columns(table, settings.columns), lesson.tokenizer, labels)
+        return labelled.read_labelled(table, labelled.find_columns(table, settings.columns), lesson.reader, labels)
 
     data = read(table)
     if settings.validation_data is None:
@@ -185,10 +198,10 @@ def _read_rows(settings: Distill, lesson: Lesson) -> Material:
         other = open_table(settings.validation_data)
         require_apart(table, other)
         train_data, held_out = data, read(other)
-    source = labelled.TextSource(train_data, lesson.tokenizer, lesson.length)
+    source = labelled.TextSource(train_data, lesson.reader, lesson.length)
     labelled.tell(train_data, held_out, source)
     train = GroupedBatches(source, batch_size, seed)
-    held_out_batches = GroupedBatches(labelled.TextSource(held_out, lesson.tokenizer, lesson.length), batch_size, None)
+    held_out_batches = GroupedBatches(labelled.TextSource(held_out, lesson.reader, lesson.length), batch_size, None)
     facts = {
         "train_rows": len(train_data),
         "validation_rows": len(held_out),
@@ -198,6 +211,47 @@ def _read_rows(settings: Distill, lesson: Lesson) -> Material:
     return Material(train, held_out_batches, train.batches_per_epoch, "rows", batch_size, facts)
 
 
+def _read_images(settings: Distill, lesson: Lesson) -> Material:
+    """Images with labels, as classify-image has them, and the teacher's classes."""
+    from recipes.data import classes, labelled_images
+    from recipes.data.grouping import GroupedBatches
+    from recipes.data.held_out import require_apart
+    from recipes.data.image_columns import ImageColumns, find_columns
+    from recipes.data.tables import Table, open_table
+
+    assert lesson.preprocessing is not None
+    for name in ("text_column", "pair_column"):
+        if getattr(settings.columns, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} is for texts, and the teacher reads none: leave it out")
+    labels = lesson.labels or tuple(map(str, range(lesson.teacher_config.num_classes)))
+    batch_size, seed = settings.training.batch_size, settings.training.seed
+    columns = ImageColumns(settings.image_column, settings.columns.label_column)
+
+    def read(table: Table) -> labelled_images.LabelledImages:
+        return labelled_images.read_labelled(table, find_columns(table, columns), labels)
+
+    table = open_table(settings.data)
+    data = read(table)
+    if settings.validation_data is None:
+        train_data, held_out = classes.split(data, settings.validation_fraction, seed)
+    else:
+        other = open_table(settings.validation_data)
+        require_apart(table, other)
+        train_data, held_out = data, read(other)
+    labelled_images.tell(train_data, held_out, lesson.preprocessing)
+    changes = Augmentation(crop_area=settings.crop_area, flip=settings.flip)
+    train = GroupedBatches(labelled_images.ImageSource(train_data, lesson.preprocessing, changes), batch_size, seed)
+    held_out_source = labelled_images.ImageSource(held_out, lesson.preprocessing)
+    facts = {
+        "train_images": len(train_data),
+        "validation_images": len(held_out),
+        "classes": len(labels),
+        "data": f"{train_data.fingerprint} {held_out.fingerprint}",
+    }
+    held_out_batches = GroupedBatches(held_out_source, batch_size, None)
+    return Material(train, held_out_batches, train.batches_per_epoch, "images", batch_size, facts, soft_labels=True)
+
+
 def _read_masked_text(settings: Distill, lesson: Lesson) -> Material:
     """Full sequences of text with masked tokens, as bert-pretrain --no-nsp has them."""
     from recipes.data.grouping import GroupedBatches
@@ -205,7 +259,7 @@ def _read_masked_text(settings: Distill, lesson: Lesson) -> Material:
     from recipes.data.packing import pack
     from recipes.data.sequences import FullSequences, MaskedSequences
 
-    tokenizer, batch_size = lesson.tokenizer, settings.training.batch_size
+    tokenizer, batch_size = lesson.reader, settings.training.batch_size
     masking = Masking(tokenizer, settings.mask_rate)
     packed = pack(_open_text(settings), tokenizer)
 
@@ -236,7 +290,7 @@ def _read_text(settings: Distill, lesson: Lesson) -> Material:
     from recipes.data.packing import pack
 
     length, batch_size = lesson.length, settings.training.batch_size
-    packed = pack(_open_text(settings), lesson.tokenizer)
+    packed = pack(_open_text(settings), lesson.reader)
     train = TrainingBatches(packed.tokens("train"), length, batch_size, settings.training.seed)
     held_out = ValidationBatches(packed.tokens("validation"), length, batch_size, settings.evaluation_sequences)
     batches_per_epoch = -(-train.windows_per_epoch // batch_size)

@@ -3,21 +3,25 @@
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from zoo.directory import find_model_directory, read_saved, require_vocabulary
+from zoo.directory import Saved, find_model_directory, load_preprocessing, read_saved, require_vocabulary
 from zoo.errors import UserError
 from zoo.registry import Family, find_preset
 from zoo.tensors import fingerprint
 from zoo.text import Tokenizer
 
+if TYPE_CHECKING:
+    from zoo.image import Preprocessing
+
 logger = logging.getLogger("zoo")
 
+FAMILIES = ("bert", "gpt", "vit")
 TASKS = ("classify", "masked_lm", "generate")
 # What a student of another size has from its teacher, for both to read and to answer the same.
-SHARED = ("vocabulary_size", "max_length", "num_segments", "num_classes")
+SHARED = ("vocabulary_size", "max_length", "num_segments", "num_classes", "image_size", "channels", "patch_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Student:
     """The model that learns, before it does. By default it is the teacher with every other of its blocks."""
 
     source: Annotated[str | None, arg(name="from")] = None
-    """Model to begin with, of the teacher's family and with its tokenizer; None makes one."""
+    """Model to begin with, of the teacher's family, and with its tokenizer or its patches; None makes one."""
     preset: str | None = None
     """Size of a fresh model; zoo list shows them. None for the teacher's."""
     depth: int | None = None
@@ -54,18 +58,19 @@ class Lesson:
 
     Attributes:
         family, task: of both.
-        tokenizer, labels: of the teacher, which the student gets.
+        tokenizer, preprocessing, labels: of the teacher, which the student gets; None of what it has not.
         teacher: its directory.
         teacher_config: its configuration.
         config: the student's.
         student: the student's directory; None where it is made.
         begins_as_teacher: a student that is made gets weights of the teacher.
-        length: tokens of the longest input.
+        length: tokens of the longest input; of images 1.
     """
 
     family: Family
     task: str
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
+    preprocessing: "Preprocessing | None"
     labels: tuple[str, ...] | None
     teacher: Path
     teacher_config: Any
@@ -73,6 +78,12 @@ class Lesson:
     student: Path | None
     begins_as_teacher: bool
     length: int
+
+    @property
+    def reader(self) -> Tokenizer:
+        """The tokenizer, of models of text."""
+        assert self.tokenizer is not None
+        return self.tokenizer
 
     def load_teacher(self, dtype: str) -> Any:
         """The teacher, for its task."""
@@ -95,6 +106,8 @@ class Lesson:
             if self.begins_as_teacher:
                 begin_as_teacher(student, teacher)
             student.tokenizer = self.tokenizer
+        if self.preprocessing is not None:
+            student.preprocessing = self.preprocessing
         student.labels = self.labels
         return student
 
@@ -133,14 +146,18 @@ def look_up_lesson(teacher: str, settings: Student) -> Lesson:
     family, task = saved.family, saved.task
     teacher_config: Any = saved.config
     if task == "pretrain":
-        task = next((each for each in ("masked_lm", "generate") if each in family.tasks), None)
-    if task not in TASKS or not hasattr(teacher_config, "vocabulary_size"):
+        task = next((each for each in ("masked_lm", "generate", "classify") if each in family.tasks), None)
+    if task not in TASKS or family.name not in FAMILIES:
         raise UserError(
-            f"distill learns from a model of text for {', '.join(TASKS)}, and {teacher} is a {family.name} model for "
-            f"{saved.task or 'nothing here'}"
+            f"distill learns from a model of {', '.join(FAMILIES)} for {', '.join(TASKS)}, and {teacher} is a "
+            f"{family.name} model for {saved.task or 'nothing here'}"
         )
-    tokenizer = Tokenizer.load(directory)
-    require_vocabulary(tokenizer, teacher_config, directory)
+    tokenizer, preprocessing = None, load_preprocessing(saved) or teacher_config.make_preprocessing()
+    if hasattr(teacher_config, "vocabulary_size"):
+        tokenizer = Tokenizer.load(directory)
+        require_vocabulary(tokenizer, teacher_config, directory)
+    elif preprocessing is None:
+        raise UserError(f"distill reads colour pictures, and {teacher} takes {teacher_config.channels} channels")
     student = None if settings.source is None else find_model_directory(settings.source)
     config: Any = _find_config(settings, student, family, teacher_config, tokenizer)
     begins_as_teacher = student is None and settings.preset is None and config.width == teacher_config.width
@@ -148,13 +165,16 @@ def look_up_lesson(teacher: str, settings: Student) -> Lesson:
         raise UserError(f"--depth is {config.depth}, and the teacher has {teacher_config.depth} blocks to begin with")
     if settings.dropout is not None:
         config = config.replace(dropout=settings.dropout, attention_dropout=settings.dropout)
-    longest = min(config.max_length, teacher_config.max_length)
+    longest = 1 if tokenizer is None else min(config.max_length, teacher_config.max_length)
+    if tokenizer is None and settings.max_length is not None:
+        raise UserError("--max-length is for models of text, and the teacher is none: leave it out")
     if settings.max_length is not None and settings.max_length > longest:
         logger.warning("--max-length %d is cut to the %d tokens that both models read", settings.max_length, longest)
     return Lesson(
         family,
         task,
         tokenizer,
+        preprocessing,
         saved.labels,
         directory,
         teacher_config,
@@ -166,12 +186,14 @@ def look_up_lesson(teacher: str, settings: Student) -> Lesson:
 
 
 def _find_config(
-    settings: Student, student: Path | None, family: Family, teacher_config: Any, tokenizer: Tokenizer
+    settings: Student, student: Path | None, family: Family, teacher_config: Any, tokenizer: Tokenizer | None
 ) -> Any:
     """The student's configuration, but for dropout."""
     config: Any
     if student is not None:
         saved = read_saved(student)
+        if tokenizer is None:
+            return _fit_to_images(student, saved, family, teacher_config)
         if saved.family is not family or not Tokenizer.load(student).same_as(tokenizer):
             raise UserError(
                 f"{student} is no {family.name} model with the teacher's tokenizer: both must read the same"
@@ -200,3 +222,17 @@ def _find_config(
             raise UserError(f"--width is {settings.width}, and must be a multiple of {head}, the width of a head")
         sizes |= {"width": settings.width, "num_heads": settings.width // head, "mlp_width": None}
     return config.replace(**shared, **sizes)
+
+
+def _fit_to_images(student: Path, saved: Saved, family: Family, teacher_config: Any) -> Any:
+    """The configuration of a student that is there, for the images of its teacher."""
+    config: Any = saved.config
+    if saved.family is not family or (config.patch_size, config.channels) != (
+        teacher_config.patch_size,
+        teacher_config.channels,
+    ):
+        raise UserError(
+            f"{student} is no {family.name} model with patches of {teacher_config.patch_size} pixels, as the teacher's "
+            "are: their vectors could not be compared"
+        )
+    return config.replace(num_classes=teacher_config.num_classes, image_size=teacher_config.image_size)

@@ -37,9 +37,12 @@ class Comparison:
         total = np.zeros(6)
         for step in range(self.batches.num_batches):
             inputs, labels, *weights = self.batches.batch(step)
-            given = weights[0]["logits"] if weights else np.ones_like(labels["logits"], np.float32)
+            right = labels["logits"]
+            if right.dtype == np.float32:  # shares of the classes
+                right = right.argmax(axis=-1).astype(np.int32)
+            given = weights[0]["logits"] if weights else np.ones_like(right, np.float32)
             tensors = {name: tf.constant(value) for name, value in inputs.items()}
-            total += self._sums(tensors, tf.constant(labels["logits"]), tf.constant(given)).numpy()
+            total += self._sums(tensors, tf.constant(right), tf.constant(given)).numpy()
         agreement, *of_each = total[1:] / total[0]
         found = {"agreement": float(agreement)}
         for prefix, (right, entropy) in (("", of_each[:2]), ("teacher_", of_each[2:])):
@@ -61,11 +64,12 @@ class Comparison:
         """Markdown that shows both side by side."""
         figures, (inputs, *_) = self.figures(), self.batches.batch(0)
         single = {name: tf.constant(value[:1]) for name, value in inputs.items()}
+        what = f"input of {single['token_ids'].shape[1]} tokens" if "token_ids" in single else "image"
         names = {"student": self.figure, "teacher": f"teacher_{self.figure}"}
         rows = {
             "parameters": {who: f"{model.count_params():,}" for who, model in self.models.items()},
             "MB in float32": {who: f"{4e-6 * model.count_params():,.1f}" for who, model in self.models.items()},
-            f"ms for one input of {single['token_ids'].shape[1]} tokens": {
+            f"ms for one {what}": {
                 who: f"{1e3 * median_seconds(model, single):,.2f}" for who, model in self.models.items()
             },
             self.figure.replace("_", " "): {who: f"{figures[name]:,.4f}" for who, name in names.items()},

@@ -185,6 +185,21 @@ def test_neighbours_tell_classes(completing: Path, folder: Path, capsys: pytest.
     assert neighbour_figures(vectors[0], known.targets, vectors[0], known.targets)["neighbour_accuracy"] > 0.5
 
 
+def test_a_student_learns_from_a_teacher_of_images(supervised: Path, folder: Path, tmp_path: Path) -> None:
+    """Half of its blocks, begun as every other one of them."""
+    out = tmp_path / "student"
+    options = f"--steps 30 --evaluate-every 15 --learning-rate 2e-3 --warmup-steps 5 --teacher {supervised} --out {out}"
+    data = ["--data", str(folder / "train"), "--validation-data", str(folder / "test")]
+    assert zoo_command(["train", "distill", *data, *options.split()]) == 0
+    row = rows_of(out)[-1]
+    assert row["validation_accuracy"] > 0.9 and row["validation_agreement"] > 0.9
+    teacher = best_of(supervised, "validation_accuracy")
+    assert row["validation_teacher_accuracy"] == pytest.approx(teacher["validation_accuracy"])
+    model = zoo.load(out)
+    assert model.task == "classify" and model.config.depth == 1 and model.labels == tuple(sorted(COLOURS))
+    assert "ms for one image" in (out / "summary.md").read_text()
+
+
 def read(path: Path) -> Any:
     table = open_table(path)
     return read_labelled(table, find_columns(table, ImageColumns()))
@@ -258,6 +273,9 @@ def test_bad_data_gets_one_line_and_leaves_nothing(
     without = ["train", "classify-image", "--data", str(folder / "train"), "--out", str(out)]
     refuse(capsys, without, "give one with --from")
     refuse(capsys, train(folder / "train", "--from", supervised, "--adapt", "frozen"), "--preset")
+    lesson = ["train", "distill", "--teacher", str(supervised), "--data", str(folder / "train"), "--out", str(out)]
+    refuse(capsys, [*lesson, "--max-length", "8"], "--max-length is for models of text")
+    refuse(capsys, [*lesson, "--text-column", "words"], "--text-column is for texts")
     refuse(capsys, ["eval", str(supervised), "--data", str(unseen)], "unseen in training, such as 'mauve'")
     refuse(capsys, ["eval", str(supervised), "--data", str(folder / "test"), "--stride", "3"], "--stride")
     assert not out.exists()

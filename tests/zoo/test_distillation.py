@@ -15,7 +15,7 @@ from zoo.objectives import Distillation, HiddenDistance, SoftTargets, begin_as_t
 
 SMALL = {"vocabulary_size": 31, "max_length": 9, "num_heads": 2, "dropout": 0.0, "attention_dropout": 0.0}
 ROWS, TOKENS, MASKED = 5, 7, 3
-TASKS = [("bert", "classify"), ("bert", "masked_lm"), ("gpt", "classify"), ("gpt", "generate")]
+TASKS = [("bert", "classify"), ("bert", "masked_lm"), ("gpt", "classify"), ("gpt", "generate"), ("vit", "classify")]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def make(enliven: Callable[..., Any]) -> Callable[..., Any]:
     """`make(family, task, depth, width, seed)` gives a lively model."""
 
     def make(family: str, task: str, depth: int = 2, width: int = 12, seed: int = 0) -> Any:
-        sizes = {**SMALL, "depth": depth, "width": width, "num_classes": 4}
+        sizes = {**({} if family == "vit" else SMALL), "depth": depth, "width": width, "num_classes": 4}
         return enliven(zoo.create(f"{family}-nano", task=task, **sizes), seed=seed)
 
     return make
@@ -32,6 +32,10 @@ def make(enliven: Callable[..., Any]) -> Callable[..., Any]:
 def draw(family: str, task: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray] | None]:
     """A batch for a task: padded, and with weights that differ, but for plain windows of text."""
     rng = np.random.default_rng(3)
+    if family == "vit":
+        images = rng.normal(size=(ROWS, 32, 32, 3)).astype("float32")
+        weights = rng.uniform(0.5, 2.0, ROWS).astype("float32")
+        return {"images": images}, {"logits": rng.integers(0, 4, ROWS).astype("int32")}, {"logits": weights}
     inputs = {"token_ids": rng.integers(1, 31, (ROWS, TOKENS)).astype("int32")}
     if task == "generate":
         return inputs, {"logits": rng.integers(0, 31, (ROWS, TOKENS)).astype("int32")}, None
@@ -131,7 +135,7 @@ def test_the_objective_is_their_weighted_sum(make: Any, family: str, task: str, 
     vectors = ours["sequence"]
     if teacher_width != 12:
         vectors = vectors @ objective.named_weights()["hidden_map.kernel"].numpy().astype("float64")
-    mask = inputs.get("padding_mask", np.ones((ROWS, TOKENS)))
+    mask = inputs.get("padding_mask", np.ones(vectors.shape[:2]))
     expected = (weight * ((1 - alpha) * -np.log(right) + alpha * soft)).sum() / weight.sum()
     expected += beta * hidden_distances(theirs["sequence"], vectors, mask).mean()
     assert found == pytest.approx(expected, rel=1e-5)

@@ -129,7 +129,8 @@ class Distillation(Objective):
         soft = self.soft_targets(y_pred["teacher_logits"], y_pred["logits"], weights)
         loss = (1.0 - self.alpha) * task + self.alpha * soft
         if self.beta:
-            mask = x.get("padding_mask", ops.ones_like(x["token_ids"]))
+            mask = x.get("padding_mask")
+            mask = ops.ones(ops.shape(y_pred["sequence"])[:2]) if mask is None else mask
             loss += self.beta * self.hidden_distance((y_pred["teacher_sequence"], mask), y_pred["sequence"])
         return loss
 
