@@ -17,6 +17,7 @@ IMAGE_COLUMNS = (
     "path",
     "file",
 )
+CAPTION_COLUMNS = ("caption", "captions", "text", "title", "name", "description", "alt", "alt_text", "sentence")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,3 +35,26 @@ def find_columns(table: Table, columns: ImageColumns) -> tuple[str, str]:
     wanted = [each for each in (columns.image_column, columns.label_column) if each]
     label = choose_column(table, "label", columns.label_column, LABEL_COLUMNS, wanted)
     return choose_column(table, "image", columns.image_column, IMAGE_COLUMNS, [label]), label
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionColumns:
+    """Which columns hold what; None, or no name, is guessed."""
+
+    image_column: str | None = None
+    """Column of the image, its file or its content; guessed where its name is plain."""
+    caption_column: tuple[str, ...] = ()
+    """Column of the caption, a text or a list of several; guessed where its name is plain. Columns named after it hold
+    more words for the image, such as keywords, which vary the captions in training."""
+
+
+def find_caption_columns(table: Table, columns: CaptionColumns) -> tuple[str, tuple[str, ...]]:
+    """Image; and caption, with what is said besides.
+
+    Raises:
+        UserError: a column is not there, or none can be told to be the image or the caption.
+    """
+    wanted = columns.caption_column
+    image = choose_column(table, "image", columns.image_column, IMAGE_COLUMNS, wanted)
+    caption = choose_column(table, "caption", wanted[0] if wanted else None, CAPTION_COLUMNS, [image])
+    return image, (caption, *(choose_column(table, "caption", each, ()) for each in wanted[1:]))
