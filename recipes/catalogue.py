@@ -11,6 +11,7 @@ from recipes.bert_pretrain import BERTPretrain, train_bert
 from recipes.classify_image import ClassifyImage
 from recipes.classify_image import train_classifier as train_image_classifier
 from recipes.classify_text import ClassifyText, train_classifier
+from recipes.clip_pretrain import CLIPPretrain, train_clip
 from recipes.distill import Distill, train_student
 from recipes.embed_text import EmbedText, train_embedder
 from recipes.generate_text import GenerateText, train_generator
@@ -46,6 +47,7 @@ RECIPES: dict[str, Recipe] = {
     "bert-pretrain": Recipe("train BERT on text to predict masked tokens and successors", BERTPretrain, train_bert),
     "classify-image": Recipe("train a classifier of images on folders of them", ClassifyImage, train_image_classifier),
     "classify-text": Recipe("train a classifier of texts on a table", ClassifyText, train_classifier),
+    "clip-pretrain": Recipe("train CLIP on images with captions", CLIPPretrain, train_clip),
     "distill": Recipe("train a small student to say what a large teacher says", Distill, train_student),
     "embed-text": Recipe("train an embedder of texts on pairs that belong together", EmbedText, train_embedder),
     "generate-text": Recipe("go on training GPT on prompts and completions, or on text", GenerateText, train_generator),

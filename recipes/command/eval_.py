@@ -48,6 +48,7 @@ class AnyColumns(
     questions.QuestionColumns,
     completions.CompletionColumns,
     image_columns.ImageColumns,
+    image_columns.CaptionColumns,
 ):
     """Which columns of a table hold what; guessed where their names are plain."""
 
@@ -65,7 +66,8 @@ class Evaluate:
     embedder, as embed-text: how well texts find those that belong to them, by recall at 1 and 10 and mean reciprocal
     rank, and the number of pairs. A classifier of images, on a folder or a table as classify-image takes it: accuracy,
     macro F1, and the number of images; with --neighbours any model of images: how often the nearest of other images
-    tell the class.
+    tell the class. A CLIP, on a table as clip-pretrain takes it: how well captions find their images, and images their
+    captions, by recall at 1 and 10, mean reciprocal rank and median rank, and the number of pairs.
     """
 
     source: Annotated[Positional[Path], arg(metavar="SOURCE")]
@@ -108,6 +110,8 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"--mask-rate is {settings.mask_rate}, and must be between 0 and 1")
     if hasattr(saved.config, "patch_size"):
         figures = _see(settings, saved)
+    elif saved.family.name == "clip":
+        figures = _match(settings, saved)
     elif saved.task in ("masked_lm", "pretrain") and "masked_lm" in saved.family.tasks:
         figures = _fill(settings, saved)
     elif saved.task in TABLES or (saved.task == "generate" and _has_prompts(settings)):
@@ -207,6 +211,29 @@ def _read_images(settings: Evaluate, path: Path, labels: tuple[str, ...]) -> "La
 
     table = open_table(path)
     return read_labelled(table, image_columns.find_columns(table, settings.columns), labels)
+
+
+def _match(settings: Evaluate, saved: Saved) -> dict[str, Any]:
+    """The figures of a CLIP by images with captions."""
+    _refuse(settings, "validation_fraction", "mask_rate", "stride", "separator")
+    from recipes.data.captions import CaptionSource, read_captions
+    from recipes.matching import Matching
+
+    tokenizer, table = Tokenizer.load(saved.directory), open_table(settings.data)
+    columns = settings.columns
+    trained_on = _recorded(settings, ("settings", "columns", "caption_column"), [])[:1]
+    if not columns.caption_column and all(name in table.columns for name in trained_on):
+        columns = dataclasses.replace(columns, caption_column=tuple(trained_on))
+    data = read_captions(table, image_columns.find_caption_columns(table, columns))
+    if len(data) < 2:
+        raise UserError(f"{settings.data} has {len(data)} row: there is no other image to tell its own from")
+    start_tensorflow()
+    import zoo
+
+    model = zoo.load(saved.directory)
+    source = CaptionSource(data, model.preprocessing, tokenizer, _length(settings, saved, tokenizer))
+    measure = Matching(source, settings.batch_size)
+    return {**measure.figures(measure.judge(model)), "pairs": len(data)}
 
 
 def _length(settings: Evaluate, saved: Saved, tokenizer: Tokenizer) -> int:
