@@ -338,10 +338,14 @@ def test_what_does_not_fit_is_refused(teachers: Teachers, tmp_path: Path) -> Non
         "gpt": str(teachers("generate")),
         "larger": save_other(tmp_path / "larger", "bert", "masked_lm", tokenizer, vocabulary_size=400),
     }
+    zoo.save(zoo.create("clip-nano"), tmp_path / "clip")
+    zoo.save(zoo.create("vit-nano", patch_size=16), tmp_path / "coarse")
     zoo.save(zoo.create("vit-nano"), tmp_path / "vit")
     cases = [
         ("answer", Student(), "answer is a bert model for answer"),
-        ("vit", Student(), "vit is a vit model for classify"),
+        ("clip", Student(), "clip is a clip model for contrast"),
+        ("vit", Student(max_length=8), "--max-length is for models of text"),
+        ("vit", Student(source=str(tmp_path / "coarse")), "is no vit model with patches of 8 pixels"),
         ("masked_lm", Student(depth=5), "--depth is 5, and the teacher has 4 blocks to begin with"),
         ("masked_lm", Student(width=20), "--width is 20, and must be a multiple of 16"),
         ("masked_lm", Student(preset="gpt-mini"), "--preset gpt-mini is a gpt model"),

@@ -143,7 +143,7 @@ class TransformerStack(keras.layers.Layer):
     """
 
     def __init__(
-        self, depth: int, stochastic_depth: float = 0.0, name: str | None = None, dtype: Any = None, **block: Any
+        self, depth: int, name: str | None = None, dtype: Any = None, stochastic_depth: float = 0.0, **block: Any
     ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.recompute = False
