@@ -14,7 +14,7 @@ from zoo.files import whole_file
 QUERIES, NEAREST = 8, 5  # captions whose nearest images are shown, and how many of these
 MATRIX = 40  # pairs whose similarities are shown
 NAMED = 24  # of so few, each is named
-COLUMNS, LINES = 26, 3  # of a caption over a picture
+COLUMNS, LINES = 24, 3  # of a caption over a picture
 
 
 class Matches:
