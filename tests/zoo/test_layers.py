@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -477,3 +478,35 @@ def test_patch_kernels_have_the_deviation_asked_for() -> None:
     kernel = layer.projection.kernel.numpy()
     assert abs(kernel.std() / 0.3 - 1) < 4 / math.sqrt(2 * kernel.size)
     assert abs(layer.class_token.numpy().std() / 0.3 - 1) < 4 / math.sqrt(2 * 96)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_stochastic_depth_leaves_out_whole_parts_of_an_example(norm: str) -> None:
+    """Huang et al. 2016, section 3: what is not left out is scaled up, here by two."""
+    block = TransformerBlock(width=8, num_heads=2, mlp_width=16, norm=norm, stochastic_depth=0.5, stddev=0.5)
+    x = np.random.default_rng(0).normal(size=(64, 3, 8)).astype("float32")
+    found = np.asarray(block(x, training=True))
+
+    def add(to: Any, part: Any, layer_norm: Any, scale: float) -> Any:
+        if norm == "pre":
+            return to + scale * part(layer_norm(to))
+        return layer_norm(to + scale * part(to))
+
+    ends = []
+    for first in (0.0, 2.0):
+        middle = add(x, block.attention, block.attention_norm, first)
+        for second in (0.0, 2.0):
+            ends.append(np.asarray(add(middle, block.feed_forward, block.feed_forward_norm, second)))
+    distances = np.abs(np.stack(ends) - found).max(axis=(2, 3))  # (four ways, examples)
+    assert (distances.min(axis=0) < 1e-5).all()
+    assert (np.bincount(distances.argmin(axis=0), minlength=4) > 4).all()  # 16 each, on average
+    expected = add(add(x, block.attention, block.attention_norm, 1.0), block.feed_forward, block.feed_forward_norm, 1.0)
+    assert np.allclose(np.asarray(block(x)), np.asarray(expected), atol=1e-5)
+
+
+def test_stochastic_depth_grows_with_depth() -> None:
+    stack = TransformerStack(5, width=8, num_heads=2, mlp_width=16, stochastic_depth=0.2)
+    rates = [0.0 if block.leave_out is None else block.leave_out.rate for block in stack.blocks]
+    assert rates == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2])
+    without = TransformerStack(5, width=8, num_heads=2, mlp_width=16)
+    assert all(block.leave_out is None for block in without.blocks)
