@@ -38,7 +38,7 @@ class ClassifyImage(TrainingOnImages):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_trained(self.origin.source, self.training)
+        require_trained(None if self.origin.fresh else self.origin.source, self.training)
         if self.origin.source is None:
             raise UserError("classify-image goes on from a model: give one with --from, or begin with vit-pretrain")
 

@@ -66,6 +66,7 @@ def train_classifier(settings: ClassifyText) -> dict[str, Any]:
     weights = classes.balance(train_data) if settings.balance else None
     source = labelled.TextSource(train_data, tokenizer, length, weights)
     labelled.tell(train_data, held_out, source)
+    classes.tell_held_out(train_data, held_out)
     facts = {
         "train_rows": len(train_data),
         "validation_rows": len(held_out),

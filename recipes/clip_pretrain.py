@@ -80,6 +80,10 @@ class CLIPPretrain(TrainingOnExamples):
         super().__post_init__()
         Augmentation(crop_area=self.crop_area)
         require_trained(self.origin.source, self.training)
+        if self.training.optimization.adapt != "full":
+            raise UserError(
+                f"--adapt {self.training.optimization.adapt} is for a model with a head: of CLIP, --lock a tower"
+            )
         if self.training.batch_size < 2:
             raise UserError("--batch-size is 1, and a pair is told from the others of its batch: give more")
 

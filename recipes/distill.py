@@ -59,7 +59,7 @@ class Distill:
     crop_area: float = 0.5
     """Of images, the smallest part that a random crop takes, by area: both models see the same."""
     flip: bool = True
-    """Of images, mirror every other one."""
+    """Of images, mirror every other one; not for what has a left and a right, such as letters."""
     student: Student = dataclasses.field(default_factory=Student)
     temperature: float = 2.0
     """What the logits of both are divided by, for the student to learn from what the teacher finds unlikely as well."""
@@ -123,6 +123,8 @@ def train_student(settings: Distill) -> dict[str, Any]:
     paths = (Path(each) for each in (settings.teacher, settings.student.source) if each)
     require_run_directory(settings.out, settings.restart, (settings.data, settings.validation_data, *paths))
     lesson = look_up_lesson(settings.teacher, settings.student)
+    if lesson.tokenizer is not None:
+        _refuse_of_images(settings)
     readers = {"classify": _read_rows, "masked_lm": _read_masked_text, "generate": _read_text}
     read = _read_images if lesson.tokenizer is None else readers[lesson.task]
     material = read(settings, lesson)
@@ -209,6 +211,13 @@ def _read_rows(settings: Distill, lesson: Lesson) -> Material:
         "data": f"{data.examples.fingerprint} {held_out.examples.fingerprint}",
     }
     return Material(train, held_out_batches, train.batches_per_epoch, "rows", batch_size, facts)
+
+
+def _refuse_of_images(settings: Distill) -> None:
+    for name in ("image_column", "crop_area", "flip"):
+        if getattr(settings, name) != Distill.__dataclass_fields__[name].default:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} is for images, and the teacher sees none: leave it out")
 
 
 def _read_images(settings: Distill, lesson: Lesson) -> Material:

@@ -63,7 +63,7 @@ class FineTuning(TrainingOnExamples):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_trained(self.origin.source, self.training)
+        require_trained(None if self.origin.fresh else self.origin.source, self.training)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from recipes.data.augmentation import Augmentation
+from recipes.data.augmentation import Augmentation, require_operations
 from recipes.data.image_columns import ImageColumns, find_columns
 from recipes.data.tables import Table
 from recipes.engine.image_origin import ImageOrigin, look_up_image_model
@@ -47,6 +47,7 @@ def train_image_classifier(settings: TrainingOnImages, recipe: str, task: str, o
     from recipes.data import classes, labelled_images
     from recipes.measures import ImageClassification
 
+    require_operations(settings.augmentation)
     training = settings.training
     beginning = look_up_image_model(origin, recipe, task)
     table = open_examples(settings, origin.paths)
@@ -64,6 +65,7 @@ def train_image_classifier(settings: TrainingOnImages, recipe: str, task: str, o
     preprocessing = beginning.preprocessing
     source = labelled_images.ImageSource(train_data, preprocessing, settings.augmentation, weights)
     labelled_images.tell(train_data, held_out, preprocessing)
+    classes.tell_held_out(train_data, held_out)
     facts = {
         "train_images": len(train_data),
         "validation_images": len(held_out),

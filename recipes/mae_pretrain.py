@@ -24,6 +24,7 @@ from recipes.engine.job import Figures
 from recipes.engine.optimizer import Optimization
 from recipes.engine.settings import Training
 from recipes.fine_tuning import TrainingOnExamples, Tuning, fine_tune, open_examples, share_out
+from recipes.measures import Measure
 from zoo.errors import UserError
 
 
@@ -101,7 +102,7 @@ def train_mae(settings: MAEPretrain) -> dict[str, Any]:
     augmentation = Augmentation(crop_area=settings.crop_area, flip=settings.flip)
     ratio = settings.mask_ratio
     source = masked_images.MaskedImageSource(train_data, preprocessing, grid, ratio, augmentation)
-    measure = Completion(masked_images.MaskedImageSource(held_out, preprocessing, grid, ratio), settings)
+    measure = Reconstruction(masked_images.MaskedImageSource(held_out, preprocessing, grid, ratio), settings)
     facts = {
         "train_images": len(train_data),
         "validation_images": len(held_out),
@@ -118,10 +119,12 @@ def train_mae(settings: MAEPretrain) -> dict[str, Any]:
         objective=measure.make_objective,
         highest_is_best=False,
     )
-    return fine_tune(settings, tuning, lambda dtype: beginning.make("backbone", dtype, pooler=False))
+    # The pooler has no part in it, and a model that has one keeps it.
+    changes = {} if settings.origin.source else {"pooler": False}
+    return fine_tune(settings, tuning, lambda dtype: beginning.make("backbone", dtype, **changes))
 
 
-class Completion:
+class Reconstruction(Measure):
     """Shows how held-out images are completed; the loss tells how well.
 
     Args:
@@ -156,10 +159,11 @@ class Completion:
         """Pictures by the decoder as it is at the end of the run, and the encoder that it was trained with."""
         from recipes.reports.reconstruction import MOST, hide, to_bytes, write_reconstructions
 
-        rows = np.arange(min(MOST, len(self.source.images))) * len(self.source.images) // MOST
+        count = len(self.source.images)
+        rows = np.arange(min(MOST, count)) * count // min(MOST, count)
         (inputs,) = self.source.collate(0, rows, 1, np.random.default_rng(0))
         preprocessing, config = self.source.views.preprocessing, self.objective.model.config
         completed = to_bytes(np.asarray(self.objective.reconstruct(**inputs)), preprocessing)
         original = to_bytes(inputs["images"], preprocessing)
         seen = hide(original, inputs["masked_patches"], config.grid, config.patch_size)
-        return write_reconstructions(run, seen, completed, original)
+        return write_reconstructions(run, seen, completed, original, self.settings.normalize_pixels)

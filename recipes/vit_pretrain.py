@@ -3,7 +3,8 @@ augmentation and regularisation that small data needs (Touvron et al. 2021, sect
 
 On a laptop (two cores, within an hour), images of 32 pixels:
 
-    zoo train vit-pretrain --data cifar10/train --validation-data cifar10/test --out run
+    zoo train vit-pretrain --data cifar10/train --out run
+    zoo eval run --data cifar10/test
 
 On a GPU, as DeiT on ImageNet: `--preset vit-s16 --precision bfloat16 --batch-size 1024 --epochs 300 --optimizer adamw
 --learning-rate 1e-3 --weight-decay 0.05 --warmup-steps 6250 --crop-area 0.08 --rand-augment 2 --magnitude 0.9 --mixup

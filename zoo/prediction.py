@@ -20,6 +20,7 @@ logger = logging.getLogger("zoo")
 
 Record = dict[str, Any]
 
+TEMPLATE = "a photo of a {}."  # OpenAI's first (Radford et al. 2021, section 3.1.4)
 CANDIDATES = 5  # classes or tokens that are named
 LONGEST_TEXT = 1_000_000  # tokens, of a text that is measured
 WINDOWS = 16  # of long contexts, that are run at a time where there are fewer questions
@@ -99,7 +100,7 @@ class Predictor:
         self,
         model: Any,
         labels: Sequence[str] = (),
-        template: str = "a photo of {}.",
+        template: str = TEMPLATE,
         unanswerable: bool = False,
     ) -> None:
         answers: dict[str, Callable[..., list[Record]]] = {

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import UserError
-from zoo.prediction import Record, embed, model_inputs, name_best, probabilities_of_pairs
+from zoo.prediction import TEMPLATE, Record, embed, model_inputs, name_best, probabilities_of_pairs
 
-TEMPLATE = "a photo of a {}."  # OpenAI's first (Radford et al. 2021, section 3.1.4)
 PROMPTS_AT_ONCE = 256
 
 

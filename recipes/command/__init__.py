@@ -11,7 +11,7 @@ from zoo.errors import UserError
 
 VERBS = {
     "list": "families, their sizes with parameter counts, tasks, and recipes",
-    "demo": "the whole journey on text that is already here: train, export, verify, generate",
+    "demo": "the whole journey on data that is already here: train, export, verify, use",
     "train": "train a model by a recipe, on your data; the same command goes on where it was stopped",
     "prepare": "tokenise text once, for many trainings",
     "launch": "start several workers on this machine, to try a distributed training",

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 from recipes.command.parsing import parse
 from recipes.data import answered, completions, image_columns, labelled, pairs, questions, sentences, tagged
 from recipes.data.documents import Document
+from recipes.data.held_out import require_apart
 from recipes.data.masking import MASK_RATE, Masking
 from recipes.data.packing import pack
 from recipes.data.questions import STRIDE
@@ -73,7 +74,7 @@ class Evaluate:
     source: Annotated[Positional[Path], arg(metavar="SOURCE")]
     """Model directory, or a run that holds one."""
     data: Path
-    """Text file, or folder of text files; or a table."""
+    """Text file, or folder of text files; a table; or a folder of label/name.jpg."""
     neighbours: Path | None = None
     """Of images, others whose classes are known, such as those of the training: the classes are told by the nearest."""
     validation_fraction: float | None = None
@@ -92,7 +93,7 @@ class Evaluate:
     completions: int = 50
     """Of prompts, how many the model completes at most, evenly spaced; 0 for none."""
     batch_size: int = 16
-    """Windows, or rows, at a time; it does not change the result, but for which tokens are masked."""
+    """Windows, rows or images at a time; it does not change the result, but for which tokens are masked."""
 
 
 def run(arguments: list[str]) -> int:
@@ -189,6 +190,8 @@ def _see(settings: Evaluate, saved: Saved) -> dict[str, Any]:
         raise UserError(
             f"{saved.directory} tells no classes apart: give images whose classes are known with --neighbours"
         )
+    if settings.neighbours is not None:
+        require_apart(open_table(settings.neighbours), open_table(settings.data))
     known = None if settings.neighbours is None else _read_images(settings, settings.neighbours, ())
     images = _read_images(settings, settings.data, (saved.labels or ()) if known is None else known.labels)
     start_tensorflow()

@@ -35,7 +35,7 @@ class Predict:
     """Each text is two, with a tab between them."""
     labels: str | None = None
     """For CLIP: what an image may show, with commas between."""
-    template: str = "a photo of {}."
+    template: str = "a photo of a {}."
     """For CLIP: what is said of a label, {} standing for it."""
     batch_size: int = 16
     """Inputs at a time; it does not change the answers."""

@@ -21,7 +21,6 @@ from zoo.errors import UserError
 Hits = list[tuple[float, Path]]
 
 MOST_PICTURES = 40  # of a sheet
-THUMBNAIL = 192  # pixels of the longer side of a picture of a sheet, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,31 +161,19 @@ def _print(query: str, is_image: bool, hits: Hits, as_json: bool) -> None:
 
 
 def _draw(sheet: Path, query: str, hits: Hits) -> None:
-    from recipes.reports.images import draw_sheet
+    from recipes.reports.images import draw_sheet, shrink
+    from zoo.image import read_image
 
     shown = hits[:MOST_PICTURES]
     captions = [f"{rank}  {cosine:.3f}\n{_shorten(path.name)}" for rank, (cosine, path) in enumerate(shown, 1)]
     sheet.parent.mkdir(parents=True, exist_ok=True)
     title = query if len(query) <= 60 else f"{query[:59]}…"
-    draw_sheet(sheet, [_shrink(path) for _, path in shown], captions, title=title)
+    draw_sheet(sheet, [shrink(read_image(path)) for _, path in shown], captions, title=title)
 
 
 def _shorten(name: str) -> str:
     """A file's name as it fits over a picture: what tells it from others is often at its end."""
     return name if len(name) <= 20 else f"{name[:9]}…{name[-10:]}"
-
-
-def _shrink(path: Path) -> np.ndarray:
-    """A picture as a sheet shows it: dozens of a camera's would not fit into memory."""
-    from zoo.image import read_image
-    from zoo.image.pixels import resize_image
-
-    picture = read_image(path)
-    scale = THUMBNAIL / max(picture.shape[:2])
-    if scale >= 1:
-        return picture
-    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
-    return resize_image(picture, height, width, "bilinear")
 
 
 def _printable(text: str) -> str:

@@ -8,6 +8,7 @@ TensorFlow and keras-cv are imported where they are used, and keras-cv nowhere e
 """
 
 import dataclasses
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Augmentation:
     rand_augment: int = 0
     """Operations of RandAugment on each image, such as 2."""
     magnitude: float = 0.4
-    """How strong they are, from 0 to 1."""
+    """How strong the operations of --rand-augment are, from 0 to 1."""
     mixup: float = 0.0
     """Blend pairs of images and of their labels; alpha of the Beta distribution of weights, such as 0.2."""
     cutmix: float = 0.0
@@ -81,6 +82,16 @@ class Augmentation:
 
 
 NONE = Augmentation(crop_area=1.0, flip=False)
+
+
+def require_operations(settings: Augmentation) -> None:
+    """Raise UserError where RandAugment is asked for, and the package that has its operations is not installed."""
+    if settings.rand_augment and importlib.util.find_spec("keras_cv") is None:
+        raise UserError(
+            "--rand-augment takes its operations from keras-cv, which is not installed: "
+            "pip install 'tf-model-zoo[image]'"
+        )
+
 
 Draws = dict[str, np.ndarray]
 
@@ -145,7 +156,7 @@ class Augmenter:
     def __init__(self, settings: Augmentation, table: np.ndarray) -> None:
         import keras
 
-        self.settings = settings
+        self.settings, self.table = settings, table
         # Between the bytes, where changed pixels lie, the table is a line.
         self.first, self.step = table[0], (table[255] - table[0]) / 255
         self.operations = _make_operations() if settings.rand_augment else {}
@@ -160,18 +171,26 @@ class Augmenter:
             draws: of `draw_changes`.
 
         Returns:
-            `images`, normalised float32 of the same shape, and the labels that belong to them.
+            `images`, normalised float32 of the same shape, and the labels that belong to them, mixed as these are.
         """
         import tensorflow as tf
 
+        if not self.settings.changes_pixels:
+            values = tf.constant(self.table.reshape(-1))  # the very numbers that an evaluation sees
+            return tf.gather(values, tf.cast(pictures, tf.int32) * 3 + tf.range(3)), labels
         images = tf.cast(pictures, tf.float32)
         for place in range(self.settings.rand_augment):
             images = self._operate(images, draws["operation"][:, place], draws["strength"][:, place])
         if "partner" in draws:
             images, labels = self._mix(images, labels, draws)
-        if smoothing := self.settings.label_smoothing:
-            labels = labels * (1.0 - smoothing) + smoothing / tf.cast(tf.shape(labels)[1], tf.float32)
         return images * self.step + self.first, labels
+
+    def smooth(self, labels: Any) -> Any:
+        """Share a part of each label out among all classes (Szegedy et al. 2016, section 7)."""
+        import tensorflow as tf
+
+        smoothing = self.settings.label_smoothing
+        return labels * (1.0 - smoothing) + smoothing / tf.cast(tf.shape(labels)[1], tf.float32)
 
     def _operate(self, images: Any, operation: Any, strength: Any) -> Any:
         """Each image by its own operation: those of an operation together."""

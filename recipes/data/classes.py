@@ -106,6 +106,16 @@ def balance(data: Classified) -> np.ndarray:
     return (counts.mean() / counts).astype(np.float32)
 
 
+def tell_held_out(train_data: Classified, held_out: Classified) -> None:
+    """Warn of classes that nothing is held out of, and of rows that are in both shares."""
+    names = [held_out.labels[number] for number in np.setdiff1d(train_data.targets, held_out.targets)]
+    if names:
+        logger.warning("%d classes have no held-out row, such as %s: how they do is not measured", len(names), names[0])
+    known = set(map(train_data.key, range(len(train_data))))
+    if both := sum(held_out.key(place) in known for place in range(len(held_out))):
+        logger.warning("%d of %d held-out rows are also in the training data", both, len(held_out))
+
+
 def require_classes(data: Classified, path: Path) -> None:
     """Raise UserError unless there are two classes at least; say where they are very unlike in size."""
     counts = np.bincount(data.targets, minlength=len(data.labels))

@@ -6,6 +6,18 @@ import numpy as np
 import tensorflow as tf
 
 from recipes.data.batches import ArraySpec, Batches
+from zoo.errors import UserError
+
+# What a batch could not be made for. TensorFlow tells of an error in another way, and not which it was.
+_failures: list[UserError] = []
+
+
+def raise_failure() -> None:
+    """Raise the UserError for which a data set of `make_dataset` ended, if one did since this was asked."""
+    if _failures:
+        first = _failures[0]
+        _failures.clear()
+        raise first from None
 
 
 def make_dataset(batches: Batches, first_step: int = 0) -> tf.data.Dataset:
@@ -13,13 +25,23 @@ def make_dataset(batches: Batches, first_step: int = 0) -> tf.data.Dataset:
     replica its part of it.
 
     Every array is copied: TensorFlow may take NumPy's memory for its own, and write results into it. An array that a
-    batch has twice, or that its source keeps, would change under whoever else reads it."""
+    batch has twice, or that its source keeps, would change under whoever else reads it.
+
+    A UserError, such as of an image that vanished, ends the data set with an error of TensorFlow's; `raise_failure` has
+    the first one."""
     specs: list[ArraySpec] = tf.nest.flatten(batches.element)
     count = batches.num_batches
 
+    def make(step: np.ndarray) -> list[np.ndarray]:
+        try:
+            return [np.array(array) for array in tf.nest.flatten(batches.batch(int(step)))]
+        except UserError as error:
+            _failures.append(error)
+            raise
+
     def load(step: tf.Tensor) -> Any:
         arrays = tf.numpy_function(
-            lambda step: [np.array(array) for array in tf.nest.flatten(batches.batch(int(step)))],
+            make,
             [step],
             [tf.as_dtype(spec.dtype) for spec in specs],
             stateful=False,

@@ -49,8 +49,8 @@ def _fill(sizes: np.ndarray, order: np.ndarray, room: float) -> np.ndarray:
 
 
 def hold_out_of_each(classes: np.ndarray, groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Choose rows to hold out, at random: of each class by itself, as near to `fraction` of them as can be, and whole
-    groups of it.
+    """Choose rows to hold out, at random: of each class by itself, as near to `fraction` of them as can be but not all,
+    and whole groups of it.
 
     Args:
         classes: the class of each row, (rows,) integers from 0.
@@ -67,7 +67,8 @@ def hold_out_of_each(classes: np.ndarray, groups: np.ndarray, fraction: float, s
     for each in range(int(classes.max(initial=-1)) + 1):
         places = np.flatnonzero(classes == each)
         _, members, sizes = np.unique(groups[places], return_inverse=True, return_counts=True)
-        chosen = _fill(sizes, draw.permutation(len(sizes)), round(fraction * len(places)))
+        room = min(round(fraction * len(places)), len(places) - 1)  # of no class is all held out
+        chosen = _fill(sizes, draw.permutation(len(sizes)), room)
         held_out[places[chosen[members]]] = True
     return _checked(held_out, fraction)
 

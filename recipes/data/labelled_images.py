@@ -139,7 +139,9 @@ class ImageSource(Source):
 
     def collate(self, epoch: int, rows: np.ndarray, width: int, draw: np.random.Generator) -> Any:
         targets = self.data.targets[rows]
-        labels = {"logits": np.eye(len(self.data.labels), dtype=np.float32)[targets]}
+        shares = np.zeros((len(rows), len(self.data.labels)), np.float32)
+        shares[np.arange(len(rows)), targets] = 1.0
+        labels = {"logits": shares}
         weights = {"logits": self.class_weights[targets]}
         if not self.changes:
             return {"images": self.views.images(self.data.read, rows, draw)}, labels, weights
@@ -158,8 +160,9 @@ class ImageSource(Source):
         @tf.autograph.experimental.do_not_convert
         def change(inputs: Any, labels: Any, weights: Any, draws: Any) -> Any:
             images, mixed = augmenter(inputs["images"], labels["logits"], draws)
-            # What an image of several classes weighs is shared as its label is.
-            weight = tf.linalg.matvec(mixed, class_weights)
-            return {"images": images}, {"logits": mixed}, {"logits": weight}
+            # Each class of an image weighs what an image of that class does.
+            weighed = mixed * class_weights
+            weight = tf.reduce_sum(weighed, axis=1)
+            return {"images": images}, {"logits": augmenter.smooth(weighed / weight[:, None])}, {"logits": weight}
 
         return dataset.map(change).prefetch(2)

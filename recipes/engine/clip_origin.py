@@ -88,7 +88,8 @@ class CLIPOrigin:
     @property
     def paths(self) -> tuple[Path, ...]:
         """What it may read from disk, which a run must not replace."""
-        sources = (self.source, self.image_from, self.text_from, self.tokenizer)
+        tokenizer = None if self.tokenizer in TOKENIZERS else self.tokenizer
+        sources = (self.source, self.image_from, self.text_from, tokenizer)
         return tuple(Path(each) for each in sources if each)
 
 

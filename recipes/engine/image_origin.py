@@ -1,6 +1,7 @@
 """What a run on images begins from: fresh weights of a named size, or a model that is there already."""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,8 @@ from zoo.registry import Family, find_preset
 
 if TYPE_CHECKING:
     from zoo.image import Preprocessing
+
+logger = logging.getLogger("zoo")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +126,12 @@ def look_up_image_model(origin: ImageOrigin, recipe: str, task: str) -> ImageBeg
     preprocessing = preprocessing or config.make_preprocessing()
     if preprocessing is None:
         raise UserError(f"{recipe} reads colour pictures, and {source} takes {config.channels} channels")
+    if any(side % config.patch_size for side in config.image_size):
+        logger.warning(
+            "images of %d x %d pixels are no whole patches of %d: what is left over at the right and below is not seen",
+            *config.image_size[::-1],
+            config.patch_size,
+        )
     if preprocessing.output_size != config.image_size:
         preprocessing = preprocessing.with_output_size(*config.image_size)
     return ImageBeginning(family, config, preprocessing, None if origin.fresh else directory)

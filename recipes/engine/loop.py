@@ -12,6 +12,7 @@ import tensorflow as tf
 from rich.console import Console
 
 import zoo
+from recipes.data.dataset import raise_failure
 from recipes.engine.averages import Averages, swap_averages
 from recipes.engine.checkpoint import BrokenCheckpointError, Checkpoint, Store
 from recipes.engine.cluster import is_first
@@ -131,8 +132,9 @@ def train(job: Job, training: Training, run: Run) -> dict[str, Any]:
                 f"{run.directory} cannot be written ({error.strerror or error}): make room there; "
                 f"{_tell_kept(store, journal)}"
             ) from None
-        except LOST as error:
-            if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        except tf.errors.OpError as error:
+            raise_failure()
+            if not isinstance(error, LOST) or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
                 raise
             store.wait()
             logger.error("another worker was lost (%s): %s", _last_line(error), _tell_kept(store, journal))

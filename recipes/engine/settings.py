@@ -26,7 +26,7 @@ class Training:
     epochs: float | None = None
     """Passes over the training data; where it is not None, they are counted instead of --steps."""
     batch_size: int = 32
-    """Sequences in an update, over all replicas."""
+    """Examples in an update, over all replicas."""
     accumulate: int = 1
     """Micro-batches that an update is computed in, one after the other, to save memory."""
     recompute: bool = False
@@ -45,7 +45,7 @@ class Training:
     save_every: int | None = None
     """Updates between checkpoints; None for those between evaluations."""
     keep_last: int = 3
-    """Checkpoints to keep, besides the one with the lowest validation loss."""
+    """Checkpoints to keep, besides that of the best model."""
     seed: int = 0
     """Of weights, data order and dropout."""
 

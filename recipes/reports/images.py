@@ -10,6 +10,7 @@ from recipes.explanation.lettering import families, letter
 from zoo.files import whole_file
 
 COLUMNS, ROWS = 8, 5
+THUMBNAIL = 256  # pixels of the longer side: more than a sheet shows
 
 
 def write_predictions(
@@ -46,7 +47,7 @@ def write_predictions(
             continue
         captions = [_caption(labels, int(found[row]), int(targets[row]), probabilities[row]) for row in rows]
         colours = ["black" if found[row] == targets[row] else "firebrick" for row in rows]
-        draw_sheet(run / name, [read(int(row)) for row in rows], captions, colours)
+        draw_sheet(run / name, [shrink(read(int(row))) for row in rows], captions, colours)
         lines += [f"![{title}]({name})", ""]
     return lines[:-1]
 
@@ -58,6 +59,17 @@ def _caption(labels: Sequence[str], said: int, right: int, probabilities: np.nda
 
 def _short(name: str) -> str:
     return name if len(name) <= 16 else f"{name[:15]}…"
+
+
+def shrink(picture: np.ndarray) -> np.ndarray:
+    """A picture, uint8 (height, width, 3), as a sheet shows it: dozens of a camera's would not fit into memory."""
+    from zoo.image.pixels import resize_image
+
+    scale = THUMBNAIL / max(picture.shape[:2])
+    if scale >= 1:
+        return picture
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    return resize_image(picture, height, width, "bilinear")
 
 
 def draw_sheet(
@@ -72,7 +84,7 @@ def draw_sheet(
 
     Args:
         path: to write, whole.
-        pictures: each uint8 (height, width, 3), of any size.
+        pictures: each uint8 (height, width, 3), of any size; see `shrink`.
         captions: as many.
         colours: of the captions; None for black.
         title: over all of them.

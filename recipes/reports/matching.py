@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from recipes.explanation.lettering import families, letter, wrap
-from recipes.reports.images import draw_sheet
+from recipes.reports.images import draw_sheet, shrink
 from recipes.reports.retrieval import ROWS_AT_ONCE, retrieval_figures
 from zoo.files import whole_file
 
@@ -140,13 +140,13 @@ def _draw_retrieved(
     nearest = min(NEAREST, len(images))
     for row in _evenly(len(captions), QUERIES).tolist():
         cosines = images @ captions[row]
-        pictures.append(read(row))
+        pictures.append(shrink(read(row)))
         lines = wrap(letter(caption(row)), COLUMNS)
         shown = lines[:LINES] if len(lines) <= LINES else [*lines[: LINES - 1], f"{lines[LINES - 1]}…"]
         titles.append("\n".join(shown) + f"\nfound at place {ranks[row]:,}")
         colours.append("black")
         for place in np.argsort(-cosines, kind="stable")[:nearest].tolist():
-            pictures.append(read(int(matches.images[place])))
+            pictures.append(shrink(read(int(matches.images[place]))))
             is_right = place in matches.right_images(row)
             titles.append(f"{cosines[place]:.2f}" + (" right" if is_right else ""))
             colours.append("green" if is_right else "firebrick")

@@ -29,12 +29,15 @@ def hide(pictures: np.ndarray, masked: np.ndarray, grid: tuple[int, int], patch_
     return hidden
 
 
-def write_reconstructions(run: Path, seen: np.ndarray, completed: np.ndarray, original: np.ndarray) -> list[str]:
+def write_reconstructions(
+    run: Path, seen: np.ndarray, completed: np.ndarray, original: np.ndarray, normalized: bool
+) -> list[str]:
     """Write `reconstructions.png`, an image a column, from above what was seen, what was made of it, and what it is.
 
     Args:
         run: the run directory.
         seen, completed, original: uint8 (images, height, width, 3); of the first `MOST`.
+        normalized: brightness and contrast of what is completed are the original's.
 
     Returns:
         Markdown that shows it.
@@ -53,6 +56,10 @@ def write_reconstructions(run: Path, seen: np.ndarray, completed: np.ndarray, or
     return [
         "![seen, completed, original](reconstructions.png)",
         "",
-        "Held-out images. Brightness and contrast of each completed patch are the original's: pixels are predicted "
-        "without either.",
+        "Held-out images."
+        + (
+            " Brightness and contrast of each completed patch are the original's: pixels are predicted without either."
+            if normalized
+            else ""
+        ),
     ]

@@ -154,6 +154,7 @@ def test_two_replicas_end_where_one_device_does(folder: Path, tmp_path: Path) ->
     assert rows_of(tmp_path / "one")[0]["validation_loss"] == pytest.approx(math.log(LENGTH), abs=0.3)
 
 
+@pytest.mark.full  # takes half a minute; its parts are in the quick tier in test_data_answered
 def test_a_question_may_have_no_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In SQuAD's own layout; a part of the contexts is held out, and one answer stands elsewhere than is said."""
     rows = make_rows(300, 5, unanswerable=0.4)

@@ -178,6 +178,7 @@ def test_fresh_weights_show_what_training_was_worth(trained: Path, folder: Path,
     assert models[0].config == models[1].config and models[0].tokenizer.same_as(models[1].tokenizer)
 
 
+@pytest.mark.full  # its kin in test_image_recipes is in the quick tier
 def test_a_model_goes_on_and_its_backbone_may_stay(trained: Path, folder: Path, tmp_path: Path) -> None:
     options = ("--validation-data", folder / "test.csv", "--steps", 2, "--evaluate-every", 2, "--adapt", "frozen")
     out = tmp_path / "on"

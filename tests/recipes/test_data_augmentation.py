@@ -86,9 +86,11 @@ def test_labels_are_mixed_as_their_images_are(mixup: float, cutmix: float) -> No
 def test_smoothed_labels() -> None:
     """Szegedy et al. 2016, section 7."""
     labels = np.eye(4, dtype=np.float32)
-    images, smoothed = Augmenter(Augmentation(label_smoothing=0.2), BYTES)(some_pictures(4), labels, {})
-    assert np.allclose(smoothed.numpy(), 0.8 * labels + 0.05)
-    assert np.array_equal(images.numpy(), some_pictures(4))
+    table = Preprocessing.for_clip(8).table()
+    augment = Augmenter(Augmentation(label_smoothing=0.2), table)
+    images, same = augment(some_pictures(4), labels, {})
+    assert np.allclose(augment.smooth(labels).numpy(), 0.8 * labels + 0.05) and np.array_equal(same, labels)
+    assert np.array_equal(images.numpy(), table[some_pictures(4), np.arange(3)])  # as an evaluation sees them
 
 
 def operate(name: str, pictures: np.ndarray, strength: float) -> np.ndarray:
@@ -186,6 +188,15 @@ def test_views_are_crops_and_mirrored() -> None:
     assert parts.min() < 0.3 and 0.9 < parts.max() <= 1.02
     again = views.pictures(lambda place: picture, range(200), np.random.default_rng(0))
     assert np.array_equal(again, seen)
+
+
+def test_between_the_bytes_the_normalisation_is_a_line() -> None:
+    pictures, labels = some_pictures(3), np.ones((3, 1), np.float32)
+    draws = {"partner": np.arange(3), "blend": np.ones(3, np.float32), "box": np.zeros((3, 4), np.int32)}
+    for preprocessing in PREPROCESSINGS:
+        table = preprocessing.table()
+        images, _ = Augmenter(Augmentation(mixup=1.0), table)(pictures, labels, draws)
+        assert np.allclose(images.numpy(), table[pictures, np.arange(3)], atol=1e-6)
 
 
 def test_wrong_settings_are_refused() -> None:

@@ -72,6 +72,7 @@ def test_evaluation_equals_a_loop_over_single_predictions(trained_run, tmp_path)
     assert measured["perplexity"] == pytest.approx(math.exp(measured["loss"]), rel=1e-5)
 
 
+@pytest.mark.full  # which model is the best is in the quick tier in test_engine
 def test_the_best_model_is_kept_when_training_goes_on_to_do_harm(text_file, tmp_path, monkeypatch):
     # A schedule that first learns, then destroys.
     import recipes.engine.loop

@@ -14,8 +14,12 @@ from PIL import Image
 
 import zoo
 from recipes.command import run as zoo_command
+from recipes.data import classes
+from recipes.data.augmentation import Augmentation
+from recipes.data.dataset import make_dataset
+from recipes.data.grouping import GroupedBatches
 from recipes.data.image_columns import ImageColumns, find_columns
-from recipes.data.labelled_images import read_labelled
+from recipes.data.labelled_images import ImageSource, read_labelled
 from recipes.data.masked_images import draw_masks
 from recipes.data.tables import open_table
 from recipes.neighbours import embed_images, neighbour_figures
@@ -235,6 +239,51 @@ def preprocessing_bytes(pictures: np.ndarray, preprocessing: Preprocessing) -> n
     from zoo.image.pixels import fit_image
 
     return np.stack([fit_image(picture, preprocessing) for picture in pictures])
+
+
+@pytest.mark.parametrize("changes", [{}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}, {"label_smoothing": 0.2}])
+def test_classes_weigh_alike_however_images_are_mixed(folder: Path, tmp_path: Path, changes: dict[str, float]) -> None:
+    """Of red there are ten times as many: without --balance it would have ten times the weight."""
+    shutil.copytree(folder / "train" / "red", tmp_path / "red")
+    for path in sorted((folder / "train" / "blue").iterdir())[:4]:
+        (tmp_path / "blue").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "blue")
+    data = read(tmp_path)
+    chosen = Augmentation(crop_area=1.0, flip=False, **changes)  # type: ignore[arg-type]
+    source = ImageSource(data, Preprocessing.for_vit(32, 32), chosen, classes.balance(data))
+    batches = GroupedBatches(source, 44, 0)  # all of them
+    totals, smoothing = np.zeros(2), chosen.label_smoothing
+    for _, labels, weights in source.augment(make_dataset(batches)).take(40):
+        shares = (labels["logits"].numpy() - smoothing / 2) / (1 - smoothing)
+        assert np.allclose(shares.sum(axis=1), 1, atol=1e-5)
+        totals += (weights["logits"].numpy()[:, None] * shares).sum(axis=0)
+    assert totals[0] == pytest.approx(totals[1], rel=0.05 if "cutmix" in changes else 1e-5)
+
+
+def test_an_image_that_vanishes_while_it_is_trained_on_ends_the_run(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder / "train", tmp_path / "data")
+    fetch = GroupedBatches.batch
+
+    def lose_and_fetch(self: GroupedBatches, step: int) -> Any:
+        if self.num_batches is None and step == 8:
+            shutil.rmtree(tmp_path / "data" / "red")
+        return fetch(self, step)
+
+    monkeypatch.setattr(GroupedBatches, "batch", lose_and_fetch)
+    assert zoo_command(command("vit-pretrain", tmp_path / "data", tmp_path / "run", "--evaluate-every", 1)) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("zoo: ") and str(tmp_path / "data" / "red") in last and "not any more" in last
+
+
+def test_rand_augment_without_its_package(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    arguments = command("vit-pretrain", folder / "train", tmp_path / "run", "--rand-augment", 1)
+    refuse(capsys, arguments, "keras-cv, which is not installed", "tf-model-zoo[image]")
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_data_gets_one_line_and_leaves_nothing(

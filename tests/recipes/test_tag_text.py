@@ -146,6 +146,7 @@ def test_two_replicas_end_where_one_device_does(folder: Path, tmp_path: Path) ->
     assert_two_replicas_equal_one(arguments(folder, None, *options.split()), tmp_path, "validation_entity_f1")
 
 
+@pytest.mark.full  # how entities become tags is in the quick tier in test_data_tagged
 def test_texts_with_entities_are_learnt_and_long_ones_cut(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,7 +231,7 @@ def test_what_cannot_be_measured_is_said(
         refuse(capsys, [*known, f"--{name}", "0"], f"--{name} is 0, and must be at least 1")
     refuse(capsys, [*known, "--tags-column", "x"], "--tags-column is 'x'")
     zoo.save(zoo.create("vit-nano"), tmp_path / "vit")
-    refuse(capsys, ["eval", str(tmp_path / "vit"), *known[2:]], "is a vit model, and zoo eval measures those that read")
+    refuse(capsys, ["eval", str(tmp_path / "vit"), *known[2:]], "tells no classes apart: give images whose classes")
     nameless = shutil.copytree(trained / "model", tmp_path / "nameless")
     (nameless / "labels.txt").unlink()
     refuse(capsys, ["eval", str(nameless), *known[2:]], f"{nameless} has no labels.txt")

@@ -159,7 +159,7 @@ def test_replicas_with_unlike_parts_make_one_mean(make: Any, two_replicas: Any) 
 # --- the teacher
 
 
-@pytest.mark.parametrize("teacher_width", [12, 16])
+@pytest.mark.parametrize("teacher_width", [12, pytest.param(16, marks=pytest.mark.full)])
 def test_the_teacher_neither_learns_nor_is_saved(make: Any, tmp_path: Path, teacher_width: int) -> None:
     student, teacher = make("bert", "classify"), make("bert", "classify", 3, teacher_width, seed=1)
     objective = Distillation(student, teacher, beta=0.5)

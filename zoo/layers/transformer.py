@@ -148,7 +148,7 @@ class TransformerStack(keras.layers.Layer):
         super().__init__(name=name, dtype=dtype)
         self.recompute = False
         block = {**block, "dtype": self.dtype_policy.name}
-        rates = [stochastic_depth * i / max(1, depth - 1) for i in range(depth)]
+        rates = [stochastic_depth * (i / (depth - 1) if depth > 1 else 1.0) for i in range(depth)]
         self.blocks = [TransformerBlock(**block, stochastic_depth=rates[i], name=f"block_{i}") for i in range(depth)]
 
     def build(self, x_shape: Any, context_shape: Any = None) -> None:
