@@ -2,7 +2,7 @@
 with --loss sigmoid, Zhai et al. 2023), from fresh weights or from towers that were trained apart, locked or not (Zhai
 et al. 2022).
 
-On a laptop (two cores, within an hour), images of 32 pixels:
+On a laptop (two cores), images of 32 pixels:
 
     zoo train clip-pretrain --data pairs.jsonl --out run
 

@@ -18,8 +18,10 @@ from typing import Any, ClassVar
 
 from recipes.data.augmentation import Augmentation
 from recipes.data.batches import Batches
+from recipes.data.classes import Rows
 from recipes.data.labelled import Columns
 from recipes.data.masking import MASK_RATE
+from recipes.data.tables import Table, open_table
 from recipes.engine.settings import Training, require_trained
 from recipes.engine.start import start_tensorflow
 from recipes.engine.student import Lesson, Student, look_up_lesson
@@ -180,26 +182,16 @@ def train_student(settings: Distill) -> dict[str, Any]:
 
 def _read_rows(settings: Distill, lesson: Lesson) -> Material:
     """A table of texts with labels, as classify-text has it, and the teacher's classes."""
-    from recipes.data import classes, labelled
+    from recipes.data import labelled
     from recipes.data.grouping import GroupedBatches
-    from recipes.data.held_out import require_apart
-    from recipes.data.tables import Table, open_table
 
     labels = lesson.labels or tuple(map(str, range(lesson.teacher_config.num_classes)))
     batch_size, seed = settings.training.batch_size, settings.training.seed
 
-    table = open_table(settings.data)
-
     def read(table: Table) -> labelled.LabelledTexts:
         return labelled.read_labelled(table, labelled.find_columns(table, settings.columns), lesson.reader, labels)
 
-    data = read(table)
-    if settings.validation_data is None:
-        train_data, held_out = classes.split(data, settings.validation_fraction, seed)
-    else:
-        other = open_table(settings.validation_data)
-        require_apart(table, other)
-        train_data, held_out = data, read(other)
+    train_data, held_out = _share_out(settings, read)
     source = labelled.TextSource(train_data, lesson.reader, lesson.length)
     labelled.tell(train_data, held_out, source)
     train = GroupedBatches(source, batch_size, seed)
@@ -208,9 +200,25 @@ def _read_rows(settings: Distill, lesson: Lesson) -> Material:
         "train_rows": len(train_data),
         "validation_rows": len(held_out),
         "classes": len(labels),
-        "data": f"{data.examples.fingerprint} {held_out.examples.fingerprint}",
+        "data": f"{train_data.examples.fingerprint} {held_out.examples.fingerprint}",
     }
     return Material(train, held_out_batches, train.batches_per_epoch, "rows", batch_size, facts)
+
+
+def _share_out(settings: Distill, read: Callable[[Table], Rows]) -> tuple[Rows, Rows]:
+    """What to train on, and what to hold out, of a table with labels."""
+    from recipes.data import classes
+    from recipes.data.held_out import require_apart
+
+    table = open_table(settings.data)
+    if settings.validation_data is None:
+        shares = classes.split(read(table), settings.validation_fraction, settings.training.seed)
+    else:
+        other = open_table(settings.validation_data)
+        require_apart(table, other)
+        shares = read(table), read(other)
+    classes.tell_held_out(*shares)
+    return shares
 
 
 def _refuse_of_images(settings: Distill) -> None:
@@ -222,11 +230,9 @@ def _refuse_of_images(settings: Distill) -> None:
 
 def _read_images(settings: Distill, lesson: Lesson) -> Material:
     """Images with labels, as classify-image has them, and the teacher's classes."""
-    from recipes.data import classes, labelled_images
+    from recipes.data import labelled_images
     from recipes.data.grouping import GroupedBatches
-    from recipes.data.held_out import require_apart
     from recipes.data.image_columns import ImageColumns, find_columns
-    from recipes.data.tables import Table, open_table
 
     assert lesson.preprocessing is not None
     for name in ("text_column", "pair_column"):
@@ -239,14 +245,7 @@ def _read_images(settings: Distill, lesson: Lesson) -> Material:
     def read(table: Table) -> labelled_images.LabelledImages:
         return labelled_images.read_labelled(table, find_columns(table, columns), labels)
 
-    table = open_table(settings.data)
-    data = read(table)
-    if settings.validation_data is None:
-        train_data, held_out = classes.split(data, settings.validation_fraction, seed)
-    else:
-        other = open_table(settings.validation_data)
-        require_apart(table, other)
-        train_data, held_out = data, read(other)
+    train_data, held_out = _share_out(settings, read)
     labelled_images.tell(train_data, held_out, lesson.preprocessing)
     changes = Augmentation(crop_area=settings.crop_area, flip=settings.flip)
     train = GroupedBatches(labelled_images.ImageSource(train_data, lesson.preprocessing, changes), batch_size, seed)

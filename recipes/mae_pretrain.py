@@ -1,6 +1,6 @@
 """mae-pretrain: train ViT on images without labels, to complete them from a quarter of their patches (He et al. 2022).
 
-On a laptop (two cores, within an hour), images of 32 pixels:
+On a laptop (two cores), images of 32 pixels:
 
     zoo train mae-pretrain --data cifar10/train --out run
 

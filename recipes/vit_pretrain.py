@@ -1,7 +1,7 @@
 """vit-pretrain: train ViT from fresh weights on labelled images (Dosovitskiy et al. 2021, section 4.1), with the
 augmentation and regularisation that small data needs (Touvron et al. 2021, section 6; Steiner et al. 2022).
 
-On a laptop (two cores, within an hour), images of 32 pixels:
+On a laptop (two cores), images of 32 pixels:
 
     zoo train vit-pretrain --data cifar10/train --out run
     zoo eval run --data cifar10/test

@@ -1,5 +1,6 @@
 """Examples that each belong to one class, of texts or of images alike: shared out, thinned, weighed, and told of."""
 
+import abc
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ SHOWN = 20  # classes that are named, with their sizes, before a training
 
 
 @dataclasses.dataclass(frozen=True)
-class Classified:
+class Classified(abc.ABC):
     """Rows of what was read, each with its class.
 
     Attributes:
@@ -41,13 +42,13 @@ class Classified:
         """Some of them."""
         return dataclasses.replace(self, rows=self.rows[places], targets=self.targets[places])
 
+    @abc.abstractmethod
     def text(self, place: int) -> str:
         """What an example is called in a report."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def key(self, place: int) -> bytes:
         """The same for examples that a model cannot tell from each other."""
-        raise NotImplementedError
 
     def describe(self, name: str) -> str:
         """How many rows of which classes there are, in a line."""
