@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("zoo", "export", "recipes")
 # Families that may use others. CLIP is made of an image tower and a text tower.
-COMPOSES = {"clip": {"gpt", "vit"}}
+COMPOSES = {"clip": {"bert", "gpt", "vit"}}
 # Seconds to import, or bringing in what is; whoever needs one imports it inside a function.
 HEAVY = {
     "PIL",

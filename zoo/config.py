@@ -26,7 +26,8 @@ class Config:
     """What a model is built from. Subclasses declare typed fields with `setting`; everything else follows from them.
 
     A field may be a number, a string, a bool, None, a tuple of a fixed length (a single value stands for all of it, and
-    the range holds for each), or another `Config`.
+    the range holds for each), or another `Config`. Where that may be of several classes, `from_dict` takes the first
+    that has all the fields that are given: `to_dict` writes all of them.
 
     Raises:
         UserError: a field has the wrong type or a value outside its range; the message names the field, the value
@@ -39,10 +40,10 @@ class Config:
             kind, value = kinds[field.name], getattr(self, field.name)
             if typing.get_origin(kind) is tuple:
                 object.__setattr__(self, field.name, self._check_tuple(field, typing.get_args(kind), value))
-            elif not _is_config(kind):
+            elif not (classes := _config_classes(kind)):
                 self._check(field, kind, value)
-            elif type(value) is not kind:
-                self._reject(field.name, value, f"a {kind.__name__}")
+            elif type(value) not in classes:
+                self._reject(field.name, value, f"a {' or a '.join(each.__name__ for each in classes)}")
 
     def _check_tuple(self, field: dataclasses.Field, kinds: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
         values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * len(kinds)
@@ -90,7 +91,9 @@ class Config:
         kinds = typing.get_type_hints(cls)
         return cls(
             **{
-                name: kinds[name].from_dict(value) if _is_config(kinds[name]) and type(value) is dict else value
+                name: _nested_class(kinds[name], value).from_dict(value)
+                if _config_classes(kinds[name]) and type(value) is dict
+                else value
                 for name, value in values.items()
             }
         )
@@ -130,8 +133,16 @@ class Config:
         return type(self).from_dict({**own, **values})
 
 
-def _is_config(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Config)
+def _config_classes(kind: Any) -> tuple[type[Config], ...]:
+    """The classes of a field that holds another `Config`; none where it does not."""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    return kinds if all(isinstance(each, type) and issubclass(each, Config) for each in kinds) else ()
+
+
+def _nested_class(kind: Any, values: dict[str, Any]) -> type[Config]:
+    classes = _config_classes(kind)
+    fitting = (each for each in classes if values.keys() <= {field.name for field in dataclasses.fields(each)})
+    return next(fitting, classes[0])
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:

@@ -130,9 +130,8 @@ def require_vocabulary(tokenizer: Tokenizer, config: Any, where: str | Path) -> 
             f"{where}: the tokenizer has {tokenizer.vocabulary_size:,} tokens, and the model's vocabulary_size is "
             f"{config.vocabulary_size:,}: use the tokenizer that the model was trained with"
         )
-    if (
-        getattr(config, "text_pooling", None) == "end"
-    ):  # a text that lacks it would be read at its first token, as would all others
+    if getattr(config, "text_pooling", None) == "end":
+        # A text that lacks the token would be read at its first one, as would all others.
         ids = tokenizer.prepare(["a"], max_length=config.max_length)["token_ids"][0]
         if (int(ids.argmax()) != len(ids) - 1) if config.end_token is None else (config.end_token not in ids):
             raise UserError(

@@ -17,11 +17,12 @@ class Demo:
     its own runtime, and use the Keras model and each of them: the same answers four times.
 
     gpt learns Python's own documentation, and continues a prompt; bert is pretrained on it, and then tells docstrings
-    apart by their package; vit tells handwritten digits. Leaves in --out: run/ and bundle/, and pretrained/ of bert.
+    apart by their package; vit tells handwritten digits; clip learns captions of pictures of two of them, and is asked
+    for what none of these said. Leaves in --out: run/ and bundle/, and pretrained/ of bert.
     The same command goes on with a training that was stopped. Exits with 1 if an artefact differs.
     """
 
-    family: Literal["gpt", "bert", "vit"] = "gpt"
+    family: Literal["gpt", "bert", "vit", "clip"] = "gpt"
     """Which family of models."""
     out: Path = Path("demo")
     """Directory to make."""

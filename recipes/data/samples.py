@@ -1,15 +1,17 @@
 """Real data that is on every machine: Python's own documentation, taken from the source of its standard library, and
-scikit-learn's handwritten digits."""
+scikit-learn's handwritten digits, one by one and in captioned pairs."""
 
 import ast
 import csv
 import hashlib
 import itertools
+import json
 import platform
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from recipes.data.cache import default_cache_root, read_or_build
 from zoo.errors import UserError
@@ -17,6 +19,8 @@ from zoo.errors import UserError
 FORMAT = 1  # to be raised when the same library would be written differently
 PACKAGES = 10  # to tell apart
 LONGEST_DOCSTRING = 500  # characters
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+CAPTIONED = {"train": 6000, "test": 400}  # pictures of two digits
 _LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
@@ -87,6 +91,60 @@ def digits_folder(cache_root: Path | None = None) -> Path:
 
     directory = (cache_root or default_cache_root()) / f"digits-{FORMAT}"
     return read_or_build(directory, lambda path: path if path.is_dir() else None, fill)
+
+
+def captioned_digits_folder(cache_root: Path | None = None) -> Path:
+    """Write pictures of two of scikit-learn's digits, side by side or one above the other, with what they show as
+    captions, into the cache, unless they are there: `train.jsonl`, `test.jsonl` and `images/`.
+
+    What there is to say is each pair of digits, left of or above each other: 200 statements, of which a fifth stand in
+    the test split alone, ten pictures of each, drawn from digits that no picture to train on holds. A picture has two
+    captions, "a three above an eight" and "an eight below a three".
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+
+    def fill(partial: Path) -> None:
+        import numpy as np
+        from PIL import Image
+
+        singles = {name: _read_digits(digits_folder(cache_root) / name) for name in CAPTIONED}
+        statements = list(itertools.product(("left", "above"), range(10), range(10)))
+        rng = np.random.default_rng(0)
+        order = rng.permutation(len(statements))
+        held_out = len(statements) // 5
+        (partial / "images").mkdir()
+        for name, places in (("train", order[held_out:]), ("test", order[:held_out])):
+            with (partial / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+                for number in range(CAPTIONED[name]):
+                    relation, *digits = statements[places[number % len(places)]]
+                    canvas = np.zeros((16, 16), np.uint8)
+                    aside = 8 * int(rng.integers(2))  # the half of the picture that is used
+                    for place, digit in enumerate(digits):
+                        row, column = (aside, 8 * place) if relation == "left" else (8 * place, aside)
+                        pictures = singles[name][digit]
+                        canvas[row : row + 8, column : column + 8] = pictures[rng.integers(len(pictures))]
+                    image = f"images/{name}-{number:04}.png"
+                    Image.fromarray(canvas).save(partial / image)
+                    file.write(f"{json.dumps({'image': image, 'caption': _say(relation, *digits)})}\n")
+
+    directory = (cache_root or default_cache_root()) / f"captioned-digits-{FORMAT}"
+    return read_or_build(directory, lambda path: path if path.is_dir() else None, fill)
+
+
+def _read_digits(folder: Path) -> list[list[Any]]:
+    """The pictures of each digit, uint8 (8, 8)."""
+    from zoo.image import read_image
+
+    return [[read_image(file)[..., 0] for file in sorted((folder / str(digit)).iterdir())] for digit in range(10)]
+
+
+def _say(relation: str, first: int, second: int) -> list[str]:
+    one, other = (f"{'an' if digit == 8 else 'a'} {DIGITS[digit]}" for digit in (first, second))
+    if relation == "above":
+        return [f"{one} above {other}", f"{other} below {one}"]
+    return [f"{one} to the left of {other}", f"{other} to the right of {one}"]
 
 
 def _kept(name: str, build: Callable[[Path, Path], None], cache_root: Path | None) -> Path:

@@ -22,6 +22,7 @@ logger = logging.getLogger("zoo")
 
 TOKENIZERS = ("clip", "wordpiece")  # those that are trained, and end a text
 TOWERS = {"image": "vision", "text": "text"}  # as the options call them, and as the model does
+FAMILIES = {"image_from": ("vit",), "text_from": ("gpt", "bert")}  # that a tower may be of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class CLIPOrigin:
     image_from: str | None = None
     """Trained ViT to begin the image tower with, which brings its size and its preprocessing."""
     text_from: str | None = None
-    """Trained GPT to begin the text tower with, which brings its size and its tokenizer."""
+    """Trained GPT or BERT to begin the text tower with, which brings its size and its tokenizer."""
     lock: tuple[Literal["image", "text"], ...] = ()
     """Towers to leave as they were trained, without dropout: the other one learns to meet them (LiT)."""
     image_size: int | None = None
@@ -170,15 +171,17 @@ def look_up_clip(origin: CLIPOrigin) -> CLIPBeginning:
     if family.name != "clip":
         raise UserError(f"clip-pretrain trains CLIP, and {origin.source or origin.preset} is a {family.name} model")
     towers: dict[str, Any] = {"vision": config.vision, "text": config.text}
-    for option, tower, wanted in (("image_from", "vision", "vit"), ("text_from", "text", "gpt")):
+    for option, tower in (("image_from", "vision"), ("text_from", "text")):
         if (source := getattr(origin, option)) is not None:
-            sources[tower] = _read_tower(option, source, wanted)
-            towers[tower] = _as_tower(sources[tower].config, towers[tower])
+            sources[tower] = _read_tower(option, source)
+            towers[tower] = _as_tower(sources[tower].config)
     tokenizer = _tokenizer(origin, directory, sources.get("text"))
     changes: dict[str, Any] = {}
     if directory is None and isinstance(tokenizer, Tokenizer):
         changes = fields_for(tokenizer)
         vocabulary = changes.pop("text")
+        if "text" in sources and sources["text"].family.name == "bert":
+            changes["text_pooling"] = "first"
         if "text" not in sources:
             towers["text"] = towers["text"].replace(**vocabulary)
     named = {
@@ -222,20 +225,21 @@ def _rates(origin: CLIPOrigin, tower: str) -> dict[str, float]:
     return {name: rate for name, rate in rates.items() if rate is not None}
 
 
-def _read_tower(option: str, source: str, family: str) -> Saved:
+def _read_tower(option: str, source: str) -> Saved:
     saved = read_saved(find_model_directory(source))
-    if saved.family.name != family:
-        tower = option.removesuffix("_from")
+    if saved.family.name not in FAMILIES[option]:
+        tower, families = option.removesuffix("_from"), " or a ".join(FAMILIES[option])
         raise UserError(
-            f"--{tower}-from is {source}, a {saved.family.name} model, and the {tower} tower of CLIP is a {family} one"
+            f"--{tower}-from is {source}, a {saved.family.name} model, and the {tower} tower of CLIP is a {families}"
         )
     return saved
 
 
-def _as_tower(config: Any, preset: Any) -> Any:
+def _as_tower(config: Any) -> Any:
     """The configuration of a trained model without what is of its task."""
-    of_task = ("num_classes", "pooling", "normalize", "pooler")
-    return config.replace(**{name: getattr(preset, name) for name in of_task if hasattr(preset, name)})
+    fields = {field.name: field.default for field in dataclasses.fields(config)}
+    of_task = {name: fields[name] for name in ("num_classes", "pooling", "normalize") if name in fields}
+    return config.replace(**of_task, **({"pooler": False} if "pooler" in fields else {}))
 
 
 def _tokenizer(origin: CLIPOrigin, directory: Path | None, text: Saved | None) -> Tokenizer | TokenizerTraining:

@@ -203,8 +203,8 @@ def _similarity(model: Any, inputs: dict[str, np.ndarray]) -> Target:
 
     ids, end = inputs["token_ids"][0], model.config.end_token
     place = int(np.argmax(ids if end is None else ids == end))
-    if model.config.text_pooling == "last":
-        place = len(ids) - 1
+    if model.config.text_pooling != "end":
+        place = 0 if model.config.text_pooling == "first" else len(ids) - 1
     return Target("the cosine similarity of image and text", score, places=(place,))
 
 

@@ -186,6 +186,17 @@ def test_towers_begin_as_they_were_trained(towers: Path) -> None:
     assert trained == {name for name in model.named_weights() if not name.startswith("vision.")}
 
 
+def test_a_bert_may_read_the_texts(towers: Path) -> None:
+    beginning = look_up_clip(CLIPOrigin(preset="clip-nano", text_from=str(towers / "bert"), lock=("text",)))
+    bert = zoo.load(towers / "bert", "backbone")
+    model = beginning.make("float32", beginning.tokenizer)
+    assert model.tokenizer.same_as(bert.tokenizer)
+    assert (model.config.text_pooling, model.config.text.dropout, model.config.text.pooler) == ("first", 0.0, False)
+    inputs = {"token_ids": np.array([[5, 30, 1]], "int32")}
+    np.testing.assert_allclose(model.text(inputs)["sequence"], bert(inputs)["sequence"])
+    assert not any(weight.trainable for name, weight in model.named_weights().items() if name.startswith("text."))
+
+
 @pytest.mark.full  # that they begin so is in the quick tier
 def test_a_locked_tower_stays_as_it_was(tables: Path, towers: Path, tmp_path: Path) -> None:
     arguments = command(tables / "train.jsonl", tmp_path / "run", "--validation-data", tables / "valid.jsonl")
@@ -243,8 +254,8 @@ def test_a_fresh_model_follows_its_settings() -> None:
         (["--adapt", "lora"], "give one with --from"),
         (["--from", "{towers}/vit"], "--from brings its own model and tokenizer: leave out --preset, or --from"),
         (["--text-from", "{towers}/gpt"], "--text-from brings its own tokenizer: leave out --vocabulary-size"),
-        (["--image-from", "{towers}/bert"], "bert model, and the image tower of CLIP is a vit one"),
-        (["--text-from", "{towers}/bert", "--vocabulary-size", "4096"], "the text tower of CLIP is a gpt one"),
+        (["--image-from", "{towers}/bert"], "bert model, and the image tower of CLIP is a vit"),
+        (["--text-from", "{towers}/vit", "--vocabulary-size", "4096"], "the text tower of CLIP is a gpt or a bert"),
         (["--image-from", "{towers}/none"], "there is no such directory"),
         (["--validation-fraction", "1"], "--validation-fraction is 1.0, and must be between 0 and 1"),
     ],

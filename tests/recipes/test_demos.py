@@ -9,7 +9,7 @@ import tensorflow as tf  # noqa: F401 - for the devices that all tests of a proc
 from sklearn.datasets import load_digits
 
 from recipes.command import run as zoo_command
-from recipes.data.samples import digits_folder
+from recipes.data.samples import captioned_digits_folder, digits_folder
 from zoo.image import read_image
 
 
@@ -27,6 +27,45 @@ def test_digits_are_those_of_scikit_learn(tmp_path: Path) -> None:
             assert np.array_equal(np.rint(pixels[..., 1] * (16 / 255)), digits.images[place])
     assert counts == [1437, 360]
     assert digits_folder(tmp_path) == folder
+
+
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def test_captions_say_what_their_picture_shows(tmp_path: Path) -> None:
+    folder = captioned_digits_folder(tmp_path)
+    digits = load_digits()
+    drawn = {np.rint(image * (255 / 16)).astype("uint8").tobytes(): i for i, image in enumerate(digits.images)}
+    statements: dict[str, set[str]] = {}
+    for name, count in (("train", 6000), ("test", 400)):
+        rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        assert len(rows) == count and len({row["image"] for row in rows}) == count
+        statements[name] = {row["caption"][0] for row in rows}
+        for row in rows[::37]:
+            pixels = read_image(folder / row["image"])[..., 0]
+            quarters = {(y, x): pixels[8 * y :, 8 * x :][:8, :8] for y in (0, 1) for x in (0, 1)}
+            shown = {place: drawn[quarter.tobytes()] for place, quarter in quarters.items() if quarter.any()}
+            assert {number < 1437 for number in shown.values()} == {name == "train"}
+            (first, a), (second, b) = sorted(shown.items())
+            one, other = (f"{'an' if digit == 8 else 'a'} {NUMBERS[digit]}" for digit in digits.target[[a, b]])
+            if first[0] == second[0]:
+                assert row["caption"] == [f"{one} to the left of {other}", f"{other} to the right of {one}"]
+            else:
+                assert first[1] == second[1]
+                assert row["caption"] == [f"{one} above {other}", f"{other} below {one}"]
+    assert (len(statements["train"]), len(statements["test"])) == (160, 40)
+    assert not statements["train"] & statements["test"]
+
+
+@pytest.mark.full  # takes half a minute; training and export are in the quick tier each by itself
+def test_clip_goes_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    assert zoo_command(["demo", "--family", "clip", "--out", str(out), "--steps", "60", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["passed"] and result["agree"] and set(result["artefacts"]) == {"saved_model", "tflite", "onnx"}
+    assert set(result["accuracies"].values()) == {result["accuracy"]}
+    assert result["chance"] == 1 / 40 and result["accuracy"] > 3 / 40
+    assert (out / "run" / "retrieved.png").is_file() and (out / "bundle" / "report.md").is_file()
 
 
 @pytest.mark.full  # takes half a minute; training and export are in the quick tier each by itself

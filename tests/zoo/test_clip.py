@@ -11,6 +11,7 @@ import tensorflow as tf
 import zoo
 from tests.zoo import reference
 from tests.zoo.reference import assert_close, inside, weights_of
+from zoo.bert import BERTConfig
 from zoo.clip import CLIPConfig
 from zoo.clip.model import CLIPDualEncoder
 from zoo.contrast import ContrastiveLoss
@@ -167,6 +168,46 @@ def test_a_text_is_pooled_at_its_last_token_as_a_gpt_does(enliven, clip, tmp_pat
     model.build()
     with pytest.raises(UserError, match="text_pooling is 'last', and Hugging Face's layout has 'end' alone"):
         zoo.save(model, tmp_path / "hf", layout="hf")
+
+
+BERT_TEXT = BERTConfig(vocabulary_size=40, max_length=6, width=24, depth=1, num_heads=2, pooler=False)
+
+
+def test_a_bert_reads_texts_and_is_pooled_at_its_first_token(tmp_path: Path) -> None:
+    config = SMALL.replace(text=BERT_TEXT, text_pooling="first")
+    model = CLIPDualEncoder(config)
+    model.build()
+    assert model.count_params() == config.count_parameters("contrast")
+    assert [spec.name for spec in model.input_specs] == ["images", "token_ids", "padding_mask"]
+    token_ids, mask = np.array([[5, 30, 1, 7], [5, 9, 0, 0]], "int32"), np.array([[1] * 4, [1, 1, 0, 0]], "int32")
+    tower = model.text({"token_ids": token_ids, "padding_mask": mask})["sequence"]
+    pooled = np.asarray(tower)[:, 0] @ np.asarray(model.text_projection.kernel)
+    assert_close(model.encode_text(token_ids, mask), pooled / np.linalg.norm(pooled, axis=1, keepdims=True))
+    # What comes later is seen by the first token, which a GPT's would not.
+    other = model.encode_text(token_ids + np.array([[0, 0, 0, 1], [0, 0, 0, 0]], "int32"), mask)
+    assert np.abs(np.asarray(other - model.encode_text(token_ids, mask))).max(axis=1).round(4).tolist()[0] > 0
+    zoo.save(model, tmp_path / "model")
+    again = zoo.load(tmp_path / "model")
+    assert again.config == config and isinstance(again.config.text, BERTConfig)
+    assert_close(again.encode_text(token_ids, mask), model.encode_text(token_ids, mask))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"text": BERT_TEXT}, "text_pooling is 'end', and of a BERT must be 'first'"),
+        ({"text_pooling": "first"}, "text_pooling is 'first', and of a GPT must be 'end' or 'last'"),
+        (
+            {"text": BERT_TEXT.replace(pooler=True), "text_pooling": "first"},
+            "text.pooler is True, and must be False: the projection takes its place",
+        ),
+        ({"text": 3}, "text is 3, and must be a GPTConfig or a BERTConfig"),
+        ({"text": {"num_segments": 2}}, "unknown field 'num_segments'"),
+    ],
+)
+def test_a_text_tower_fits_how_it_is_pooled(changes: dict, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        SMALL.replace(**changes)
 
 
 # --- the temperature

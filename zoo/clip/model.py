@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021): a ViT and a GPT, projected to one space and compared there."""
+"""CLIP (Radford et al. 2021): a ViT and a GPT, or a BERT, projected to one space and compared there."""
 
 import math
 from typing import Any
@@ -7,9 +7,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from zoo.bert.config import BERTConfig
+from zoo.bert.model import BERTBackbone
 from zoo.clip.config import CLIPConfig
 from zoo.contrast import EXCLUDED, ContrastiveLoss, compare_pairs, find_repeated
 from zoo.distribution import GlobalLoss, gather_rows
+from zoo.gpt.config import GPTConfig
 from zoo.gpt.model import GPTBackbone
 from zoo.layers import TokenPooling, dense, l2_normalize
 from zoo.model import TensorSpec, ZooModel
@@ -57,8 +60,8 @@ class CLIPDualEncoder(ZooModel):
         super().__init__(config, name=name, **kwargs)
         c, dtype = self.config, self.dtype_policy.name
         self.vision = ViTBackbone(c.vision, dtype=dtype, name="vision")
-        self.text = GPTBackbone(c.text, dtype=dtype, name="text")
-        self.end = TokenPooling("at" if c.text_pooling == "end" else "last", dtype=dtype, name="end")
+        self.text = _make_text_tower(c.text, dtype=dtype, name="text")
+        self.end = TokenPooling("at" if c.text_pooling == "end" else c.text_pooling, dtype=dtype, name="end")
         self.image_projection = self._make_projection(c.vision.width, "image_projection")
         self.text_projection = self._make_projection(c.text.width, "text_projection")
         self.similarity = Similarity(c, dtype="float32", name="similarity")
@@ -70,7 +73,8 @@ class CLIPDualEncoder(ZooModel):
 
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:
-        return (*self.vision.input_specs, *self.text.input_specs)
+        # A caption is one segment: what says so is no input.
+        return (*self.vision.input_specs, *(each for each in self.text.input_specs if each.name != "segment_ids"))
 
     @classmethod
     def is_head(cls, name: str) -> bool:
@@ -134,6 +138,10 @@ class CLIPDualEncoder(ZooModel):
             repeated = EXCLUDED * find_repeated(own, y["pairs"], all_pairs)
             logits = logits[0] + repeated, logits[1] + repeated
         return self.contrast(own, logits, sample_weight=sample_weight)
+
+
+def _make_text_tower(config: GPTConfig | BERTConfig, **options: Any) -> GPTBackbone | BERTBackbone:
+    return GPTBackbone(config, **options) if isinstance(config, GPTConfig) else BERTBackbone(config, **options)
 
 
 @keras.saving.register_keras_serializable("zoo")
