@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 # For each pair of arguments that follow the name of the bundle: export this format, and from this moment on let no
 # file grow beyond 50 kB, which ends a write as a full disk does. "never" is no moment.
 EXPORT = """
@@ -70,6 +72,7 @@ def test_a_signal_leaves_no_bundle(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [f".killed.partial-{processes[signal.SIGKILL].pid}"]
 
 
+@pytest.mark.full  # three exports; a signal amid one is in the quick tier
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     """In TensorFlow, in the converter's process, and in our own reference files."""
     out = tmp_path / "bundle"

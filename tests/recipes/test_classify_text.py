@@ -123,6 +123,7 @@ def test_what_was_measured_is_what_is_predicted(
     assert [each["label"] == label for each, (_, label) in zip(said, rows, strict=False)] == right[:5]
 
 
+@pytest.mark.full  # gpt-pretrain is stopped and goes on in the quick tier
 def test_stopped_and_started_again_it_ends_as_one_that_never_was(
     trained: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_part_is_held_out_of_each_class(tmp_path: Path, capsys: pytest.Capture
     assert zoo.load(tmp_path / "run").config.max_length == 7
 
 
+@pytest.mark.full  # two trainings
 def test_fresh_weights_show_what_training_was_worth(trained: Path, folder: Path, tmp_path: Path) -> None:
     """One update that changes nothing."""
     options = ("--validation-data", folder / "test.csv", "--steps", 1, "--evaluate-every", 1, "--learning-rate", 1e-7)

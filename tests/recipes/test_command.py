@@ -256,6 +256,7 @@ def test_export_and_verify(capsys, tmp_path, trained_run):
     assert "not empty" in refuse(capsys, "export", trained_run, "--out", bundle)
 
 
+@pytest.mark.full  # a signal saves and stops in the quick tier
 def test_interrupting_a_training_tells_what_is_kept(tmp_path, text_file):
     import signal
     import time

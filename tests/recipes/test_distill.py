@@ -229,7 +229,9 @@ class Fixed:
         return self.batches[step]
 
 
-@pytest.mark.parametrize("task", ["classify", "masked_lm", "generate"])
+@pytest.mark.parametrize(
+    "task", ["classify", *(pytest.param(task, marks=pytest.mark.full) for task in ("masked_lm", "generate"))]
+)
 def test_both_are_measured_as_by_hand(teachers: Teachers, enliven: Any, task: str) -> None:
     teacher = zoo.load(teachers(task))
     student = enliven(zoo.load(teachers(task)), seed=5)

@@ -111,6 +111,7 @@ def test_the_model_that_is_left_is_the_family_s_own(trained: Path, sentences: li
     np.testing.assert_allclose(told, vectors, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.full  # ranks are compared with a loop in the quick tier
 def test_the_best_model_is_measured_again_text_by_text(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -185,6 +185,7 @@ def test_what_was_said_is_what_the_model_says_to_each_prompt(trained: Path, rows
     assert last == "\n\n".join(f"{prompt}\n{said[prompt]}" for prompt, _ in rows[:3]) + "\n"
 
 
+@pytest.mark.full  # what was measured is compared with what is said in the quick tier
 def test_the_model_that_is_left_generates_and_is_measured(
     trained: Path, rows: list, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,6 +256,7 @@ def test_two_replicas_end_where_one_device_does(folder: Path, tmp_path: Path) ->
     assert not any((tmp_path / "one" / name).exists() for name in ("completions.md", "samples.txt"))
 
 
+@pytest.mark.full  # adapters and their merging are in the quick tier by themselves
 def test_lora_leaves_a_merged_model(
     trained: Path, rows: list, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,6 +282,7 @@ def test_lora_leaves_a_merged_model(
 # --- text
 
 
+@pytest.mark.full  # gpt-pretrain does the same in the quick tier
 def test_text_is_gone_on_with_as_gpt_pretrain_does(
     trained: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

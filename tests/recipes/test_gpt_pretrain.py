@@ -111,6 +111,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(text_file, tmp_pa
     assert weights("c", 4) != first
 
 
+@pytest.mark.full  # three trainings, of what the quick tier has one by one
 def test_bpe_bfloat16_and_going_on_from_a_model(text_file, tmp_path):
     first = tiny(
         text_file,
@@ -141,6 +142,7 @@ def test_bpe_bfloat16_and_going_on_from_a_model(text_file, tmp_path):
     assert zoo.load(tmp_path / "on").tokenizer.same_as(model.tokenizer)
 
 
+@pytest.mark.full  # documents apart are in the quick tier at the backbone
 def test_separate_documents_are_predicted_from_themselves_alone(tmp_path):
     """The validation loss is that of each document of each window alone, its separator before it."""
     folder = tmp_path / "documents"

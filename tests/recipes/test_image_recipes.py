@@ -148,6 +148,7 @@ def test_images_are_completed(completing: Path) -> None:
     assert "(reconstructions.png)" in (completing / "summary.md").read_text()
 
 
+@pytest.mark.full  # two trainings; that heads are fresh and the rest stays is in the quick tier by itself
 def test_a_model_goes_on(completing: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From images without labels to few with: all of it, and the head alone, which leaves the rest as it was."""
     few = ("--examples-per-class", 10, "--validation-data", folder / "test")
@@ -189,6 +190,7 @@ def test_neighbours_tell_classes(completing: Path, folder: Path, capsys: pytest.
     assert neighbour_figures(vectors[0], known.targets, vectors[0], known.targets)["neighbour_accuracy"] > 0.5
 
 
+@pytest.mark.full  # a student of texts learns in the quick tier
 def test_a_student_learns_from_a_teacher_of_images(supervised: Path, folder: Path, tmp_path: Path) -> None:
     """Half of its blocks, begun as every other one of them."""
     out = tmp_path / "student"

@@ -319,6 +319,7 @@ def test_gradients_reach_every_weight(enliven: Any) -> None:
     assert set(np.flatnonzero(rows)) == {0, *(1 + inputs["kept_patches"]).ravel()}
 
 
+@pytest.mark.full  # the recipe learns in the quick tier
 def test_it_learns_a_handful_of_images(tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     model = zoo.create("vit-nano", task="backbone", image_size=(16, 16), patch_size=4)

@@ -156,7 +156,7 @@ def test_short_batches_go_without_parts(plain: cases.Result, monkeypatch: pytest
     cases.assert_equal(train(ONE_DEVICE(), rows=8 * 12), plain)
 
 
-@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("dtype", [pytest.param("mixed_bfloat16", marks=pytest.mark.full), "mixed_float16"])
 def test_mixed_precision_keeps_the_logits_in_float32(dtype: str) -> None:
     """From the same vectors the same loss, to float32's rounding; the loss scale of float16 is in the gradients."""
     expected = cases.train("gpt", ONE_DEVICE(), changes={"dtype": dtype})

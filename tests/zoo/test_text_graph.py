@@ -119,6 +119,7 @@ def test_in_a_dataset(name: str, short: Callable[[str], GraphTokenizer]) -> None
     np.testing.assert_array_equal(batch["token_ids"], expected["token_ids"])
 
 
+@pytest.mark.full  # a process of its own; the graphs are compared in the quick tier
 def test_saved_models_serve_strings_without_our_code(tmp_path: Path, short: Callable[[str], GraphTokenizer]) -> None:
     """In a fresh process that has TensorFlow Text's operators and nothing of this project."""
     texts = CASES["texts"][6:10]

@@ -40,7 +40,7 @@ def slice_of(*names: str) -> list[Any]:
     return [family if family in names else pytest.param(family, marks=pytest.mark.full) for family in FAMILIES]
 
 
-SLICE = slice_of("gpt", "clip")
+SLICE = slice_of("gpt")
 
 
 @pytest.mark.parametrize("family", SLICE)

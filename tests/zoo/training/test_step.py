@@ -148,6 +148,7 @@ def squared(y_true: Any, y_pred: Any) -> Any:
     return keras.ops.mean(keras.ops.square(y_pred - keras.ops.cast(y_true, "float32")[..., None] / 37), axis=-1)
 
 
+@pytest.mark.full  # a loss on two replicas is in the quick tier by itself
 def test_losses_metrics_and_callbacks_of_the_user(two_replicas) -> None:
     """A function as the loss, plain and weighted metrics, a callback; a last batch of one row, which leaves the second
     replica without any."""
@@ -302,6 +303,7 @@ def test_what_was_compiled_can_be_told_and_compiled_again() -> None:
     assert (loss.path, loss.reduction, loss.loss.from_logits) == (("logits",), "mean_with_sample_weight", True)
 
 
+@pytest.mark.full  # without dropout it is in the quick tier
 def test_cached_embeddings_drop_out_twice_alike() -> None:
     """CLIP in micro-batches with dropout, against one tape over both halves, from the same random states."""
     config = FAMILIES["clip"][0]().config.to_dict()

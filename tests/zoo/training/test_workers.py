@@ -76,6 +76,7 @@ def check(results: dict[str, list[Result]]) -> None:
             np.testing.assert_array_equal(workers[1][0][name], value)
 
 
+@pytest.mark.full  # two processes; two replicas are in the quick tier
 def test_two_workers_equal_one_device(train_on_two_workers) -> None:
     check(train_on_two_workers(("gpt",), 1))
 
