@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -86,4 +87,4 @@ def run(arguments: list[str]) -> int:
 
 
 def _is_path(settings: Embed) -> bool:
-    return bool(settings.inputs) and Path(settings.inputs[0]).exists()
+    return bool(settings.inputs) and os.path.exists(settings.inputs[0])  # noqa: PTH110 - a text may be no name of a file

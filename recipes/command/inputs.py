@@ -1,14 +1,14 @@
 """What verbs are asked about: words on the command line, files, or standard input; and lists in files."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from recipes.data import folders
 from recipes.data.inspection import find_text_file
 from zoo.errors import UserError
 from zoo.text.tokenizer import without_surrogates
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 
 def read_texts(inputs: Sequence[str], file: Path | None) -> Iterator[str]:
@@ -30,23 +30,20 @@ def read_texts(inputs: Sequence[str], file: Path | None) -> Iterator[str]:
 
 
 def find_images(inputs: Sequence[str], file: Path | None) -> Iterator[Path]:
-    """The image files: each path, those in a folder and the folders below it, in order; - for paths on the lines of
-    standard input.
+    """The image files: each path, those in a folder as `folders.find_images` has them, in order; - for paths on the
+    lines of standard input.
 
     Raises:
         UserError: there is none at all, or a path is not there.
     """
     for name in read_texts(inputs, file):
-        path = Path(name)
-        if not path.is_dir():
-            if not path.is_file():
-                raise UserError(f"{path}: there is no such file")
-            yield path
-            continue
-        found = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
-        if not found:
-            raise UserError(f"{path}: holds no image ({', '.join(SUFFIXES)})")
-        yield from found
+        # Not by `Path`, which raises where a name is too long.
+        if os.path.isdir(name):  # noqa: PTH112
+            yield from folders.find_images(Path(name))
+        elif os.path.isfile(name):  # noqa: PTH113
+            yield Path(name)
+        else:
+            raise UserError(f"{name:.200}: there is no such file")
 
 
 def read_listed(path: Path) -> tuple[str, ...]:

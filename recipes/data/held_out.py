@@ -29,7 +29,7 @@ def hold_out(groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     numbers, members, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(numbers) == 1 and len(groups) > 1:
         raise UserError(
-            f"all {len(groups):,} rows belong together, by their prompts, contexts or texts, and cannot be shared out: "
+            f"all {len(groups):,} rows belong together, by what is the same in them, and cannot be shared out: "
             "give --validation-data"
         )
     held_out = _fill(sizes, np.random.default_rng(seed).permutation(len(numbers)), fraction * len(groups))

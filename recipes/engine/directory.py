@@ -9,7 +9,7 @@ import logging
 import os
 import typing
 from collections.abc import Iterable, Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("zoo")
 
 RECORD = "recipe.json"
 SUMMARY = "summary.md"  # what is written last
-PACKAGES = ("tensorflow", "keras", "numpy", "tokenizers", "tf-model-zoo")
+PACKAGES = ("tensorflow", "keras", "keras-cv", "numpy", "pillow", "tokenizers", "tf-model-zoo")
 FREE = frozenset({"out", "json", "force", "restart"})  # of every recipe
 
 
@@ -99,10 +99,8 @@ class Run:
                 "give that, choose another --out, or begin anew with --restart"
             )
         for package, before in versions.items():
-            if package in PACKAGES and before != version(package):
-                self._changes.append(
-                    f"the run was begun with {package} {before!s:.40}, and goes on with {version(package)}"
-                )
+            if package in PACKAGES and before != (now := _version(package)):
+                self._changes.append(f"the run was begun with {package} {before!s:.40}, and goes on with {now}")
         return True
 
     def finished(self) -> Checkpoint | None:
@@ -154,10 +152,18 @@ class Run:
         record = {
             "recipe": self.recipe,
             "settings": _plain(self.settings),
-            "versions": {package: version(package) for package in PACKAGES},
+            "versions": {package: _version(package) for package in PACKAGES},
             "facts": self.facts,
         }
         return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+
+
+def _version(package: str) -> str | None:
+    """Of an installed package; None where it is not there, as some need not be."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 @contextlib.contextmanager

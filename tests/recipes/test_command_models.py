@@ -135,7 +135,7 @@ def test_mistakes_get_one_line(models, capsys, tmp_path):
     cases = {
         ("predict", models / "vit", tmp_path / "none.png"): "no such file",
         ("predict", models / "vit", broken): "broken.png",
-        ("predict", models / "vit", empty): "holds no image",
+        ("predict", models / "vit", empty): "holds no images",
         ("predict", models / "classify"): "nothing to read",
         ("predict", models / "classify", "a", "--pairs"): "with a tab between",
         ("predict", models / "answer", "a"): "needs the text",

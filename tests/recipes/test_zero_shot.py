@@ -172,7 +172,7 @@ def test_mistakes_get_one_line(models, images, capsys, tmp_path):
         (clip, image): "Give --labels",
         (clip, *two): "nothing to read",
         (clip, tmp_path / "none.png", *two): "no such file",
-        (clip, tmp_path / "empty", *two): "holds no image",
+        (clip, tmp_path / "empty", *two): "holds no images",
         (clip, broken, *two): "broken.png: the image is broken",
         (clip, image, "--labels", "cat,dog,cat"): "'cat' twice",
         (clip, image, "--labels", "cat,,dog"): "nothing between",
