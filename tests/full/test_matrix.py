@@ -4,12 +4,14 @@ import pytest
 
 import zoo
 from export.bundle import FORMATS, export_bundle
+from zoo.bert import BERTConfig
 from zoo.text import train_bpe
 
 pytestmark = pytest.mark.full
 
 TEXT = "The model reads a text, token by token, and says which comes next. Ünïcode, 日本語 and numbers 12,345 too.\n"
 BERT = {"width": 30, "num_heads": 5, "depth": 3, "mlp_width": 47, "activation": "gelu_tanh", "num_segments": 3}
+BERT_TEXT = {**BERT, "vocabulary_size": 512, "max_length": 24, "pooler": False}
 VIT = {"image_size": (24, 40), "width": 30, "num_heads": 3, "mlp_width": 50, "epsilon": 1e-5, "num_classes": 7}
 CASES = [
     *(("bert-nano", task, BERT) for task in ("backbone", "masked_lm", "classify", "tag", "answer", "embed")),
@@ -29,6 +31,8 @@ CASES = [
     ("vit-nano", "classify", VIT),
     ("vit-nano", "embed", {**VIT, "pooling": "mean", "normalize": True}),
     ("clip-nano", "contrast", {"end_token": None, "vision": VIT, "text": {"num_heads": 3, "activation": "gelu"}}),
+    ("clip-nano", "contrast", {"end_token": None, "text_pooling": "last", "loss": "sigmoid"}),
+    ("clip-nano", "contrast", {"text": BERTConfig(**BERT_TEXT), "text_pooling": "first"}),
 ]
 
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 
 from recipes.data.augmentation import (
     NONE,
@@ -130,6 +130,33 @@ def test_operations_are_those_of_pillow() -> None:
     assert np.allclose(operate("brightness", pictures, 0.4), brighter, atol=1e-3)
     mean = pictures.mean(axis=(1, 2), keepdims=True)
     assert np.allclose(operate("contrast", pictures, -0.5), (pictures - mean) * 0.55 + mean, atol=1e-2)
+
+
+@pytest.mark.parametrize("strength", [1.0, -1.0])
+def test_operations_that_look_at_neighbours_are_those_of_pillow(strength: float) -> None:
+    noise = np.random.default_rng(0).integers(60, 190, (2, 24, 32, 3), dtype=np.uint8)
+    sharper = by_pillow(noise, lambda image: ImageEnhance.Sharpness(image).enhance(1 - 0.9 * strength))
+    assert np.abs(operate("sharpness", noise, strength) - sharper).max() < 2
+    # Where colours change slowly, since what is between pixels is not found alike; and away from the edges, where one
+    # of them makes up what was not in the picture.
+    smooth = by_pillow(noise[:, :5, :5], lambda image: image.resize((60, 60), Image.Resampling.BICUBIC)).astype(
+        np.uint8
+    )
+    inside = np.s_[:, 20:-20, 20:-20]
+
+    def transformed(change: Any) -> np.ndarray:
+        return by_pillow(smooth, change)[inside]
+
+    turned = transformed(lambda image: image.rotate(30 * strength, Image.Resampling.BILINEAR))
+    assert np.abs(operate("rotate", smooth, strength)[inside] - turned).max() <= 1.01
+    for name, slant in (("shear_x", (1, 0.3 * strength, 0, 0, 1, 0)), ("shear_y", (1, 0, 0, 0.3 * strength, 1, 0))):
+        slanted = transformed(
+            lambda image, slant=slant: image.transform(
+                (60, 60), Image.Transform.AFFINE, slant, Image.Resampling.BILINEAR
+            )
+        )
+        found = operate(name, smooth, strength)[inside]
+        assert np.abs(found - slanted).max() < 4 and np.abs(found - smooth[inside]).max() > 20
 
 
 def test_every_operation_keeps_to_the_range_and_does_something() -> None:

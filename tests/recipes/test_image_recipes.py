@@ -164,6 +164,19 @@ def test_a_model_goes_on(completing: Path, folder: Path, tmp_path: Path, capsys:
     assert state["settings"]["training"]["optimization"]["adapt"] == "frozen"
     assert "| trained parameters | 99 |" in (tmp_path / "probe" / "summary.md").read_text()  # 3 of 32, and biases
 
+    # Low-rank adapters, merged in the model that is left: its matrices have changed, by rank 2, and nothing else has.
+    adapted = going_on(folder / "train", tmp_path / "adapted", completing, *few, "--adapt", "lora", "--lora-rank", 2)
+    assert zoo_command([*adapted, "--learning-rate", "1e-2"]) == 0
+    assert best_of(tmp_path / "adapted", "validation_accuracy")["validation_accuracy"] > 0.5
+    after = zoo.load(tmp_path / "adapted").named_weights()
+    assert after.keys() == zoo.load(tmp_path / "full").named_weights().keys()
+    for name, weight in before.items():
+        changed = weight.numpy() - after[name].numpy()
+        if name.endswith("kernel") and (".attention." in name or ".feed_forward." in name):
+            assert np.linalg.matrix_rank(changed, tol=1e-5) == 2, name
+        else:
+            assert not changed.any(), name
+
     # Another size of image: positions are interpolated, and the preprocessing follows.
     larger = going_on(folder / "train", tmp_path / "larger", completing, *few, "--image-size", 48, "--steps", 2)
     assert zoo_command(larger) == 0
