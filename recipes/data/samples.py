@@ -98,8 +98,8 @@ def captioned_digits_folder(cache_root: Path | None = None) -> Path:
     captions, into the cache, unless they are there: `train.jsonl`, `test.jsonl` and `images/`.
 
     What there is to say is each pair of digits, left of or above each other: 200 statements, of which a fifth stand in
-    the test split alone, ten pictures of each, drawn from digits that no picture to train on holds. A picture has two
-    captions, "a three above an eight" and "an eight below a three".
+    the test split alone, ten pictures of each, drawn from digits that no picture to train on holds. A caption is such
+    as "a three above an eight".
 
     Raises:
         UserError: the cache cannot be written.
@@ -140,11 +140,9 @@ def _read_digits(folder: Path) -> list[list[Any]]:
     return [[read_image(file)[..., 0] for file in sorted((folder / str(digit)).iterdir())] for digit in range(10)]
 
 
-def _say(relation: str, first: int, second: int) -> list[str]:
+def _say(relation: str, first: int, second: int) -> str:
     one, other = (f"{'an' if digit == 8 else 'a'} {DIGITS[digit]}" for digit in (first, second))
-    if relation == "above":
-        return [f"{one} above {other}", f"{other} below {one}"]
-    return [f"{one} to the left of {other}", f"{other} to the right of {one}"]
+    return f"{one} {'above' if relation == 'above' else 'to the left of'} {other}"
 
 
 def _kept(name: str, build: Callable[[Path, Path], None], cache_root: Path | None) -> Path:

@@ -15,7 +15,7 @@ from zoo.files import require_free
 
 # Two minutes on two cores that have nothing else to do.
 TRAINING = Training(
-    steps=1000,
+    steps=800,
     batch_size=128,
     evaluate_every=100,
     optimization=Optimization(optimizer="muon", learning_rate=3e-3, warmup_steps=50, final_learning_rate=0.02),
@@ -88,6 +88,6 @@ def _read(table: Path) -> tuple[list[Path], list[int], list[str]]:
     """Pictures, which of the statements each shows, and the statements."""
     with table.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    statements = list(dict.fromkeys(row["caption"][0] for row in rows))
-    numbers = [statements.index(row["caption"][0]) for row in rows]
+    statements = list(dict.fromkeys(row["caption"] for row in rows))
+    numbers = [statements.index(row["caption"]) for row in rows]
     return [table.parent / row["image"] for row in rows], numbers, statements
