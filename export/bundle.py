@@ -14,7 +14,7 @@ from export.report import Report
 from export.saved_model import write_saved_model
 from export.tflite import write_tflite
 from export.verify import measure, time_limit
-from zoo.directory import write_config
+from zoo.directory import write_config, write_labels
 from zoo.errors import UserError
 from zoo.files import whole_directory
 from zoo.model import ZooModel
@@ -37,6 +37,8 @@ def export_bundle(
         model.tflite          for LiteRT, built-in operators only
         model.onnx            for ONNX Runtime, opset 18 (and model.onnx.data where weights exceed 2 GB)
         tokenizer/            the tokenizer's files, where there is one
+        labels.txt            the names of the classes, where they have some
+        preprocessing.json    what images go through before the model sees them, where it sees any
         config.json           the model's configuration
         reference/            inputs, and the Keras model's outputs, for `zoo verify` later
         report.json, .md      what was measured
@@ -106,7 +108,11 @@ def _fill(
         case.save(bundle / REFERENCE)
     if model.tokenizer is not None:
         model.tokenizer.save(bundle / "tokenizer")
+    if model.preprocessing is not None:
+        model.preprocessing.save(bundle)
+    write_labels(bundle, model.labels)
     write_config(bundle, model.family, model.task, model.config)
+    beside = [digests(bundle, name) for name in ("config.json", "labels.txt", "preprocessing.json", "tokenizer")]
     Manifest(
         name=model.family,
         family=model.family,
@@ -115,7 +121,7 @@ def _fill(
         outputs=list(model.output_names),
         artefacts=artefacts,
         reference=Part(REFERENCE, digests(bundle, REFERENCE)),
-        beside=Part("config.json", digests(bundle, "config.json") | digests(bundle, "tokenizer")),
+        beside=Part("config.json", {name: digest for part in beside for name, digest in part.items()}),
     ).write(bundle)
 
 

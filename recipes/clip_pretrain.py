@@ -79,11 +79,11 @@ class CLIPPretrain(TrainingOnExamples):
     def __post_init__(self) -> None:
         super().__post_init__()
         Augmentation(crop_area=self.crop_area)
-        require_trained(self.origin.source, self.training)
         if self.training.optimization.adapt != "full":
             raise UserError(
                 f"--adapt {self.training.optimization.adapt} is for a model with a head: of CLIP, --lock a tower"
             )
+        require_trained(self.origin.source, self.training)
         if self.training.batch_size < 2:
             raise UserError("--batch-size is 1, and a pair is told from the others of its batch: give more")
 
@@ -91,11 +91,16 @@ class CLIPPretrain(TrainingOnExamples):
 def train_clip(settings: CLIPPretrain) -> dict[str, Any]:
     """Run the recipe: images found and looked at, captions encoded as they are drawn, and the engine trains."""
     from recipes.data import captions
+    from recipes.data.held_out import tell_copies
     from recipes.data.vocabulary import tokenizer_for
     from recipes.matching import Matching
+    from zoo.zero_shot import TEMPLATE, require_templates
 
     beginning, training = look_up_clip(settings.origin), settings.training
-    table = open_examples(settings, settings.origin.paths)
+    zero_shot_data = () if settings.zero_shot_data is None else (settings.zero_shot_data,)
+    table = open_examples(settings, (*settings.origin.paths, *zero_shot_data))
+    templates = settings.template or (TEMPLATE,)
+    require_templates(templates)  # before anything long
     columns = find_caption_columns(table, settings.columns)
     data = captions.read_captions(table, columns)
     tokenizer = tokenizer_for(
@@ -103,7 +108,9 @@ def train_clip(settings: CLIPPretrain) -> dict[str, Any]:
     )
 
     def read(other: Table) -> captions.CaptionedImages:
-        return captions.read_captions(other, find_caption_columns(other, CaptionColumns(*columns)))
+        # Words beside the caption vary it in training, and are not asked for.
+        named = CaptionColumns(settings.columns.image_column, columns[1][:1])
+        return captions.read_captions(other, find_caption_columns(other, named))
 
     train_data, held_out = share_out(settings, data, captions.split, read)
     if len(held_out) < 2:
@@ -112,8 +119,10 @@ def train_clip(settings: CLIPPretrain) -> dict[str, Any]:
     length, preprocessing = beginning.length, beginning.preprocessing
     source = captions.CaptionSource(train_data, preprocessing, tokenizer, length, True, augmentation)
     held_out_source = captions.CaptionSource(held_out, preprocessing, tokenizer, length)
-    zero_shot = _open_zero_shot(settings, beginning)
+    zero_shot = _open_zero_shot(settings, beginning, templates)
     captions.tell(train_data, held_out, source, length)
+    # Captions may come again; images should not.
+    tell_copies(*(map(data.key, range(len(data))) for data in (train_data, held_out)))
     facts = {
         "train_pairs": len(train_data),
         "validation_pairs": len(held_out),
@@ -131,12 +140,8 @@ def train_clip(settings: CLIPPretrain) -> dict[str, Any]:
     return fine_tune(settings, tuning, lambda dtype: beginning.make(dtype, tokenizer))
 
 
-def _open_zero_shot(settings: CLIPPretrain, beginning: CLIPBeginning) -> Any:
+def _open_zero_shot(settings: CLIPPretrain, beginning: CLIPBeginning, templates: tuple[str, ...]) -> Any:
     """What is measured by the names of classes, if anything."""
-    from zoo.zero_shot import TEMPLATE, require_templates
-
-    templates = settings.template or (TEMPLATE,)
-    require_templates(templates)
     if settings.zero_shot_data is None:
         return None
     from recipes.data.classes import require_classes

@@ -56,7 +56,9 @@ def train_image_classifier(settings: TrainingOnImages, recipe: str, task: str, o
     classes.require_classes(data, settings.data)
 
     def read(other: Table) -> labelled_images.LabelledImages:
-        return labelled_images.read_labelled(other, find_columns(other, ImageColumns(*columns)), data.labels)
+        same = set(columns) <= set(other.columns)  # or else guessed anew, unless they were given
+        chosen = columns if same else find_columns(other, settings.columns)
+        return labelled_images.read_labelled(other, chosen, data.labels)
 
     train_data, held_out = share_out(settings, data, classes.split, read)
     if settings.examples_per_class is not None:

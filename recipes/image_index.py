@@ -93,7 +93,7 @@ def index_images(
         UserError: no image can be read, the model cannot embed images, or the cache cannot be written.
     """
     files = {str(path.relative_to(folder)): _state(path) for path in paths}
-    place = (cache_root or default_cache_root()) / f"images-{_key(directory, folder)}"
+    place = (cache_root or default_cache_root()) / f"images-{_key(directory, folder, model.preprocessing)}"
     embedder = _Embedder(model, folder, batch_size)
     is_new = False
 
@@ -121,12 +121,11 @@ def index_images(
     return ImageIndex([folder / name for name in names], kept.vectors, np.array([kept.rows[name] for name in names]))
 
 
-def _key(directory: Path, folder: Path) -> str:
+def _key(directory: Path, folder: Path, preprocessing: Preprocessing) -> str:
     """What a cache goes by, but for the files themselves."""
     content = hashlib.sha256(json.dumps([FORMAT, str(folder.resolve()), fingerprint(directory)]).encode())
-    for name in ("config.json", "preprocessing.json", "preprocessor_config.json"):
-        path = directory / name
-        content.update(path.read_bytes() if path.is_file() else b"")
+    content.update((directory / "config.json").read_bytes())
+    content.update(repr(preprocessing).encode())  # a frozen dataclass of numbers and names
     return content.hexdigest()[:32]
 
 

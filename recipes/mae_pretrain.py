@@ -55,9 +55,10 @@ class MAEPretrain(TrainingOnExamples):
     """Column of the image in a table; guessed where its name is plain."""
     mask_ratio: float = 0.75
     """The part of the patches that is hidden."""
-    decoder_width: int = 128
-    """Width of the decoder, which is thrown away."""
-    decoder_depth: int = 2
+    decoder_width: int = 64
+    """Width of the decoder, which is thrown away. It sees all patches: keep it near a tenth of the encoder's work a
+    patch."""
+    decoder_depth: int = 1
     """Blocks of the decoder."""
     normalize_pixels: bool = True
     """Predict pixels less the mean of their patch, over its deviation."""
@@ -85,11 +86,13 @@ class MAEPretrain(TrainingOnExamples):
 def train_mae(settings: MAEPretrain) -> dict[str, Any]:
     """Run the recipe: images found and looked at, most of their patches hidden, and the engine trains."""
     from recipes.data import masked_images
+    from recipes.data.held_out import tell_copies
     from recipes.data.image_columns import IMAGE_COLUMNS
     from recipes.data.pictures import build_pictures
     from recipes.data.tables import choose_column, open_images
 
     beginning = look_up_image_model(settings.origin, "mae-pretrain", "backbone")
+    masked_images.count_kept(beginning.config.grid, settings.mask_ratio)  # before anything long
     table = open_examples(settings, settings.origin.paths, open_images)
 
     def read(table: Table) -> masked_images.Images:
@@ -98,6 +101,7 @@ def train_mae(settings: MAEPretrain) -> dict[str, Any]:
 
     data = read(table)
     train_data, held_out = share_out(settings, data, masked_images.split, read, open_images)
+    tell_copies(*(map(images.key, range(len(images))) for images in (train_data, held_out)))
     grid, preprocessing = beginning.config.grid, beginning.preprocessing
     augmentation = Augmentation(crop_area=settings.crop_area, flip=settings.flip)
     ratio = settings.mask_ratio

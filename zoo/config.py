@@ -27,7 +27,7 @@ class Config:
 
     A field may be a number, a string, a bool, None, a tuple of a fixed length (a single value stands for all of it, and
     the range holds for each), or another `Config`. Where that may be of several classes, `from_dict` takes the first
-    that has all the fields that are given: `to_dict` writes all of them.
+    that has all the fields that are given, or the most of them: `to_dict` writes all.
 
     Raises:
         UserError: a field has the wrong type or a value outside its range; the message names the field, the value
@@ -140,9 +140,10 @@ def _config_classes(kind: Any) -> tuple[type[Config], ...]:
 
 
 def _nested_class(kind: Any, values: dict[str, Any]) -> type[Config]:
-    classes = _config_classes(kind)
-    fitting = (each for each in classes if values.keys() <= {field.name for field in dataclasses.fields(each)})
-    return next(fitting, classes[0])
+    def count_unknown(each: type[Config]) -> int:
+        return len(values.keys() - {field.name for field in dataclasses.fields(each)})
+
+    return min(_config_classes(kind), key=count_unknown)  # the first of those with as few
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:

@@ -271,5 +271,6 @@ def _token_ids(model: Any) -> dict[str, Any]:
     if model.family == "bert" and "pad" in ids:
         return {"pad_token_id": ids["pad"]}
     if model.family == "clip" and ids:
-        return {"text_config.bos_token_id": ids["start"], "text_config.pad_token_id": ids["pad"]}
+        start = ids.get("start", ids.get("cls"))  # a WordPiece tokenizer's
+        return {"text_config.bos_token_id": start, "text_config.pad_token_id": ids["pad"]}
     return {}

@@ -117,13 +117,15 @@ class Predictor:
             )
         if (model.task == "contrast") != bool(labels):
             raise UserError("only CLIP takes labels to choose from" if labels else "CLIP needs labels to choose from")
+        if labels and len(set(labels)) < max(2, len(labels)):
+            raise UserError(f"CLIP chooses from different labels, two at least, and not from {', '.join(labels):.80}")
         if unanswerable and model.task != "answer":
             raise UserError(f"a {model.family} model for {model.task!r} answers no questions, unanswerable or not")
         self.model, self.labels, self.template, self.unanswerable = model, list(labels), template, unanswerable
         names = Counter(self.labels or model.labels or ())
         self._ambiguous = {i for i, name in enumerate(self.labels or model.labels or ()) if names[name] > 1}
         self._answers = answers[model.task]
-        self._texts: Any = None
+        self._classifier: Any = None
 
     def predict(self, items: Sequence[Any], pairs: Sequence[str] | None = None) -> list[Record]:
         """A record for each text, pair of texts, or image.
@@ -238,14 +240,11 @@ class Predictor:
         ]
 
     def _choose(self, items: Sequence[Any], pairs: Sequence[str] | None) -> list[Record]:
-        from keras import ops
+        from zoo.zero_shot import ZeroShotClassifier
 
-        if self._texts is None:
-            texts = model_inputs(self.model, texts=[self.template.replace("{}", label) for label in self.labels])
-            self._texts = self.model.encode_text(**texts)
-        images = self.model.encode_image(model_inputs(self.model, images=items)["images"])
-        logits = ops.convert_to_numpy(self.model.similarity(images, self._texts))
-        return [name_best(row, self._label) for row in probabilities_of_pairs(self.model, logits)]
+        if self._classifier is None:
+            self._classifier = ZeroShotClassifier(self.model, self.labels, [self.template])
+        return self._classifier.predict(items)
 
 
 def embed(model: Any, items: Sequence[Any], are_images: bool) -> np.ndarray:

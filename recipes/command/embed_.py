@@ -1,7 +1,6 @@
 """`zoo embed SOURCE INPUT...`: one vector for each text or image."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from recipes.command.inputs import find_images, in_batches, read_texts
 from recipes.command.parsing import parse
+from recipes.command.printing import as_json
 from recipes.engine.start import start_tensorflow
 from zoo.directory import find_model_directory, read_saved
 from zoo.errors import UserError
@@ -72,7 +72,7 @@ def run(arguments: list[str]) -> int:
         found = np.asarray(l2_normalize(found)) if settings.normalize else found
         if settings.out is None:
             for item, vector in zip(batch, found, strict=True):
-                print(json.dumps({"input": str(item), "embedding": vector.tolist()}, ensure_ascii=False), flush=True)
+                print(as_json({"input": str(item), "embedding": vector.tolist()}), flush=True)
         else:
             vectors.append(found)
         batch = next(batches, None)

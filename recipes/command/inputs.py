@@ -2,9 +2,10 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from recipes.command.printing import printable
 from recipes.data import folders
 from recipes.data.inspection import find_text_file
 from zoo.errors import UserError
@@ -17,14 +18,22 @@ def read_texts(inputs: Sequence[str], file: Path | None) -> Iterator[str]:
     Raises:
         UserError: there is none at all, or the file cannot be read.
     """
+    _require_some(inputs, file)
+    return map(without_surrogates, _read(inputs, file, lambda line: line.decode("utf-8", "replace")))
+
+
+def _require_some(inputs: Sequence[str], file: Path | None) -> None:
     if not inputs and file is None:
         raise UserError("nothing to read: give a text, --file with one on each line, or - for standard input")
+
+
+def _read(inputs: Sequence[str], file: Path | None, decode: Callable[[bytes], str]) -> Iterator[str]:
     for text in inputs:
-        yield from _lines(sys.stdin.buffer) if text == "-" else [without_surrogates(text)]
+        yield from _lines(sys.stdin.buffer, decode) if text == "-" else [text]
     if file is not None:
         try:
             with file.open("rb") as lines:
-                yield from _lines(lines)
+                yield from _lines(lines, decode)
         except OSError as error:
             raise UserError(f"{file}: cannot be read: {error.strerror}") from None
 
@@ -36,14 +45,15 @@ def find_images(inputs: Sequence[str], file: Path | None) -> Iterator[Path]:
     Raises:
         UserError: there is none at all, or a path is not there.
     """
-    for name in read_texts(inputs, file):
+    _require_some(inputs, file)
+    for name in _read(inputs, file, os.fsdecode):  # whose bytes need not be UTF-8
         # Not by `Path`, which raises where a name is too long.
         if os.path.isdir(name):  # noqa: PTH112
             yield from folders.find_images(Path(name))
         elif os.path.isfile(name):  # noqa: PTH113
             yield Path(name)
         else:
-            raise UserError(f"{name:.200}: there is no such file")
+            raise UserError(f"{printable(name):.200}: there is no such file")
 
 
 def read_listed(path: Path) -> tuple[str, ...]:
@@ -83,6 +93,6 @@ def in_batches(items: Iterable, size: int) -> Iterator[list]:
         yield batch
 
 
-def _lines(file: Iterable[bytes]) -> Iterator[str]:
+def _lines(file: Iterable[bytes], decode: Callable[[bytes], str]) -> Iterator[str]:
     for line in file:
-        yield line.decode("utf-8", "replace").rstrip("\r\n")
+        yield decode(line).rstrip("\r\n")

@@ -1,7 +1,6 @@
 """`zoo predict SOURCE INPUT...`: what a model says of texts or images."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +8,7 @@ from tyro.conf import Positional, arg
 
 from recipes.command.inputs import find_images, in_batches, read_texts
 from recipes.command.parsing import parse
+from recipes.command.printing import as_json, printable
 from recipes.engine.start import start_tensorflow
 from zoo.directory import find_model_directory, read_saved
 from zoo.errors import UserError
@@ -68,8 +68,8 @@ def run(arguments: list[str]) -> int:
     while batch:
         texts, pairs = _pair(batch, settings)
         for item, record in zip(batch, predictor.predict(texts, pairs), strict=True):
-            shown = json.dumps({"input": str(item), **record}, ensure_ascii=False)
-            print(shown if settings.json else f"{_say(record)}\t{item}", flush=True)
+            said = f"{_say(record)}\t{printable(str(item)) if sees else item}"
+            print(as_json({"input": str(item), **record}) if settings.json else said, flush=True)
         batch = next(batches, None)
     return 0
 

@@ -1,7 +1,6 @@
 """`zoo retrieve SOURCE --index DIR QUERY...`: search a folder of images, by a text or by an image."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from recipes.command.inputs import in_batches, read_texts
 from recipes.command.parsing import parse
+from recipes.command.printing import as_json, printable
 from recipes.command.reporting import progress
 from recipes.data.folders import IMAGE_SUFFIXES, find_images
 from recipes.engine.start import start_tensorflow
@@ -136,11 +136,10 @@ def _embed(model: Any, queries: Sequence[tuple[str, bool]], batch_size: int) -> 
     return np.stack([vectors[place] for place in range(len(queries))])
 
 
-def _print(query: str, is_image: bool, hits: Hits, as_json: bool) -> None:
-    if as_json:
+def _print(query: str, is_image: bool, hits: Hits, in_json: bool) -> None:
+    if in_json:
         results = [{"rank": rank, "cosine": cosine, "path": str(path)} for rank, (cosine, path) in enumerate(hits, 1)]
-        # In ASCII, since names of files may be no UTF-8.
-        print(json.dumps({"query": query, "kind": "image" if is_image else "text", "results": results}), flush=True)
+        print(as_json({"query": query, "kind": "image" if is_image else "text", "results": results}), flush=True)
         return
 
     from rich import box
@@ -148,12 +147,12 @@ def _print(query: str, is_image: bool, hits: Hits, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=Text(_printable(query)), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=Text(printable(query)), title_justify="left")
     for heading in ("rank", "cosine"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("path", overflow="fold")
     for rank, (cosine, path) in enumerate(hits, 1):
-        table.add_row(str(rank), f"{cosine:.4f}", Text(_printable(str(path))))
+        table.add_row(str(rank), f"{cosine:.4f}", Text(printable(str(path))))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 2**14  # a program that reads it needs each path in one piece
@@ -174,7 +173,3 @@ def _draw(sheet: Path, query: str, hits: Hits) -> None:
 def _shorten(name: str) -> str:
     """A file's name as it fits over a picture: what tells it from others is often at its end."""
     return name if len(name) <= 20 else f"{name[:9]}…{name[-10:]}"
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else ascii(text)

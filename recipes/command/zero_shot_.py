@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from recipes.command.inputs import find_images, in_batches, read_listed
 from recipes.command.parsing import parse
+from recipes.command.printing import as_json, printable
 from recipes.command.reporting import progress
 from recipes.data.image_columns import ImageColumns, find_columns
 from recipes.data.tables import open_table
@@ -82,10 +84,8 @@ def run(arguments: list[str]) -> int:
         return 0
     while batch:
         for path, record in zip(batch, classifier.predict(batch), strict=True):
-            # Names of files may be no UTF-8: JSON is in ASCII for that, and otherwise they are quoted.
-            line = json.dumps({"input": str(path), **record})
-            name = str(path) if str(path).isprintable() else ascii(str(path))
-            print(line if settings.json else f"{record['label']} {record['probability']:.3f}\t{name}", flush=True)
+            said = f"{record['label']} {record['probability']:.3f}\t{printable(str(path))}"
+            print(as_json({"input": str(path), **record}) if settings.json else said, flush=True)
         batch = next(batches, None)
     return 0
 
@@ -101,7 +101,8 @@ def _read_templates(settings: ZeroShot) -> tuple[str, ...]:
 
 def _read_labels(given: str) -> tuple[str, ...]:
     """The names in a file or, where there is none of this name, between commas; each once."""
-    if "," not in given or Path(given).is_file():
+    # Not by `Path`, which raises where a name is too long, as many labels are.
+    if "," not in given or os.path.isfile(given):  # noqa: PTH113
         labels = read_listed(Path(given))
     else:
         labels = tuple(label.strip() for label in given.split(","))

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from recipes.data.held_out import hold_out_of_each, number_alike, require_known
+from recipes.data.held_out import hold_out_of_each, number_alike, require_known, tell_copies
 from zoo.errors import UserError
 
 logger = logging.getLogger("zoo")
@@ -112,9 +112,7 @@ def tell_held_out(train_data: Classified, held_out: Classified) -> None:
     names = [held_out.labels[number] for number in np.setdiff1d(train_data.targets, held_out.targets)]
     if names:
         logger.warning("%d classes have no held-out row, such as %s: how they do is not measured", len(names), names[0])
-    known = set(map(train_data.key, range(len(train_data))))
-    if both := sum(held_out.key(place) in known for place in range(len(held_out))):
-        logger.warning("%d of %d held-out rows are also in the training data", both, len(held_out))
+    tell_copies(*(map(data.key, range(len(data))) for data in (train_data, held_out)))
 
 
 def require_classes(data: Classified, path: Path) -> None:

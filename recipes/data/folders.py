@@ -1,5 +1,6 @@
 """What lies in a folder: texts or images by label, images at any depth; what is hidden is passed over."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 from recipes.data.lines import Row, find_fault
 from recipes.data.problems import Problems
 from zoo.errors import UserError
+
+logger = logging.getLogger("zoo")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _SUFFIXES = {"texts": (".txt",), "images": IMAGE_SUFFIXES}
@@ -41,15 +44,22 @@ def find_labelled(folder: Path) -> tuple[str, list[Path]]:
     """
     found: dict[str, list[Path]] = {kind: [] for kind in _SUFFIXES}
     entries = list_folder(folder)
+    unused: list[str] = []  # a file of each label that has no other
     for label in entries:
+        before = sum(map(len, found.values()))
         # Not through `Path`, which asks the disk about each: there may be a million.
-        for entry in list_folder(label.path) if label.is_dir() else ():
+        files = list_folder(label.path) if label.is_dir() else []
+        for entry in files:
             if entry.is_dir():
                 _require_nothing_below(entry.path)
                 continue
             for kind, suffixes in _SUFFIXES.items():
                 if entry.name.lower().endswith(suffixes):
                     found[kind].append(Path(entry.path))
+        if files and sum(map(len, found.values())) == before:
+            unused.append(files[0].path)
+    if unused and any(found.values()):
+        logger.warning("%d labels have no file that can be read, such as %s: left out", len(unused), unused[0])
     if found["texts"] and found["images"]:
         text, image = found["texts"][0], found["images"][0]
         raise UserError(f"{folder} holds both texts and images, such as {text} and {image}: leave one kind of them")

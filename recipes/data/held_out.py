@@ -1,6 +1,7 @@
 """Rows that a model is judged by: which of a table they are, and that nothing in them was left out of its training."""
 
 import hashlib
+import logging
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 from recipes.data.inspection import resolve_files
 from recipes.data.tables import Table
 from zoo.errors import UserError
+
+logger = logging.getLogger("zoo")
 
 
 def hold_out(groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -73,11 +76,23 @@ def hold_out_of_each(classes: np.ndarray, groups: np.ndarray, fraction: float, s
     return _checked(held_out, fraction)
 
 
+def tell_copies(train_keys: Iterable[bytes], held_out_keys: Iterable[bytes]) -> None:
+    """Warn of held-out rows that a model cannot tell from one to train on, by a key of each."""
+    known = set(map(_digest, train_keys))
+    copies = [_digest(key) in known for key in held_out_keys]
+    if any(copies):
+        logger.warning("%d of %d held-out rows are also in the training data", sum(copies), len(copies))
+
+
+def _digest(key: bytes) -> bytes:
+    """Of what may be long, and would not all fit into memory."""
+    return hashlib.blake2b(key, digest_size=16).digest()
+
+
 def number_alike(keys: Iterable[bytes]) -> np.ndarray:
     """A number for each key, the same for equal ones, by their first places: (keys,) int32."""
-    numbers: dict[bytes, int] = {}  # of hashes: the keys may be gigabytes
-    hashes = (hashlib.blake2b(key, digest_size=16).digest() for key in keys)
-    return np.array([numbers.setdefault(each, len(numbers)) for each in hashes], np.int32)
+    numbers: dict[bytes, int] = {}
+    return np.array([numbers.setdefault(_digest(key), len(numbers)) for key in keys], np.int32)
 
 
 def _checked(held_out: np.ndarray, fraction: float) -> np.ndarray:

@@ -35,6 +35,10 @@ class Images:
         """An image, uint8 (height, width, 3)."""
         return self.pictures.read(int(self.rows[place]))
 
+    def key(self, place: int) -> bytes:
+        """A hash of the pixels of an image."""
+        return self.pictures.key(int(self.rows[place]))
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all pixels, in hexadecimal."""
@@ -51,9 +55,24 @@ def all_images(pictures: Pictures) -> Images:
 
 def split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
     """Share images out to training and validation; those that are alike are in one of them."""
-    keys = (images.pictures.key(int(row)) for row in images.rows)
-    held_out = hold_out(number_alike(keys), fraction, seed)
+    held_out = hold_out(number_alike(map(images.key, range(len(images)))), fraction, seed)
     return tuple(dataclasses.replace(images, rows=images.rows[each]) for each in (~held_out, held_out))  # type: ignore[return-value]
+
+
+def count_kept(grid: tuple[int, int], mask_ratio: float) -> int:
+    """How many patches of an image are seen.
+
+    Raises:
+        UserError: all are, or none is.
+    """
+    patches = grid[0] * grid[1]
+    kept = round(patches * (1 - mask_ratio))
+    if not 0 < kept < patches:
+        raise UserError(
+            f"--mask-ratio is {mask_ratio}, and hides {patches - kept} of {patches} patches: some must be seen, and "
+            "some hidden"
+        )
+    return kept
 
 
 def draw_masks(draw: np.random.Generator, count: int, patches: int, kept: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,13 +107,7 @@ class MaskedImageSource(Source):
         augmentation: Augmentation = NONE,
     ) -> None:
         self.images, self.views = images, Views(preprocessing, augmentation)
-        self.patches = grid[0] * grid[1]
-        self.kept = round(self.patches * (1 - mask_ratio))
-        if not 0 < self.kept < self.patches:
-            raise UserError(
-                f"--mask-ratio is {mask_ratio}, and hides {self.patches - self.kept} of {self.patches} patches: some "
-                "must be seen, and some hidden"
-            )
+        self.patches, self.kept = grid[0] * grid[1], count_kept(grid, mask_ratio)
         self.element: Any = (
             {
                 "images": ArraySpec((None, self.views.height, self.views.width, 3), "float32"),

@@ -129,7 +129,7 @@ def captioned_digits_folder(cache_root: Path | None = None) -> Path:
                     Image.fromarray(canvas).save(partial / image)
                     file.write(f"{json.dumps({'image': image, 'caption': _say(relation, *digits)})}\n")
 
-    directory = (cache_root or default_cache_root()) / f"captioned-digits-{FORMAT}"
+    directory = (cache_root or default_cache_root()) / "captioned-digits-2"
     return read_or_build(directory, lambda path: path if path.is_dir() else None, fill)
 
 

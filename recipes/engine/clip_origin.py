@@ -181,7 +181,9 @@ def look_up_clip(origin: CLIPOrigin) -> CLIPBeginning:
         changes = fields_for(tokenizer)
         vocabulary = changes.pop("text")
         if "text" in sources and sources["text"].family.name == "bert":
-            changes["text_pooling"] = "first"
+            # A model of embeddings was trained to mean something by what it pools; any other, if at all, by its first.
+            text: Any = sources["text"]
+            changes["text_pooling"] = text.config.pooling if text.task == "embed" else "first"
         if "text" not in sources:
             towers["text"] = towers["text"].replace(**vocabulary)
     named = {

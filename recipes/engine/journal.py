@@ -106,7 +106,7 @@ class Journal:
         )
         axes.plot(steps, [row["validation_loss"] for row in self.rows], marker="o", markersize=3, label="validation")
         axes.set_xlabel("step")
-        axes.set_ylabel("loss (nats)")
+        axes.set_ylabel("loss")
         axes.grid(alpha=0.3)
         axes.legend()
         if both:

@@ -202,10 +202,13 @@ def _similarity(model: Any, inputs: dict[str, np.ndarray]) -> Target:
         return tf.reduce_sum(outputs["image_embedding"] * outputs["text_embedding"], axis=-1)
 
     ids, end = inputs["token_ids"][0], model.config.end_token
-    place = int(np.argmax(ids if end is None else ids == end))
-    if model.config.text_pooling != "end":
-        place = 0 if model.config.text_pooling == "first" else len(ids) - 1
-    return Target("the cosine similarity of image and text", score, places=(place,))
+    places = {
+        "end": (int(np.argmax(ids if end is None else ids == end)),),
+        "last": (len(ids) - 1,),
+        "first": (0,),
+        "mean": (),
+    }[model.config.text_pooling]
+    return Target("the cosine similarity of image and text", score, places=places)
 
 
 def _direction(model: Any, inputs: dict[str, np.ndarray], reference: Any) -> Target:

@@ -5,6 +5,7 @@ import pytest
 import zoo
 from export.bundle import FORMATS, export_bundle
 from zoo.bert import BERTConfig
+from zoo.image import Preprocessing
 from zoo.text import train_bpe
 
 pytestmark = pytest.mark.full
@@ -43,6 +44,8 @@ def test_every_format_computes_what_the_model_does(preset, task, config, tmp_pat
     model = enliven(zoo.create(preset, task=task, **config))
     if preset == "gpt-nano":
         model.tokenizer = train_bpe([TEXT * 5], 300)
+    if task == "classify":
+        model.labels = tuple(f"class {number}" for number in range(model.config.num_classes))
 
     report = export_bundle(model, tmp_path / "bundle", texts=[TEXT * 20])
 
@@ -51,3 +54,11 @@ def test_every_format_computes_what_the_model_does(preset, task, config, tmp_pat
     for artefact in report.artefacts:
         assert artefact.max_error is not None
         assert artefact.max_error < 1e-4
+    # What a client needs to make its inputs, and to read the outputs.
+    bundle = tmp_path / "bundle"
+    assert (bundle / "tokenizer").is_dir() == (model.tokenizer is not None)
+    labels = bundle / "labels.txt"
+    assert (labels.read_text().splitlines() if labels.is_file() else None) == (model.labels and list(model.labels))
+    assert Preprocessing.is_saved_in(bundle) == (preset in ("vit-nano", "clip-nano"))
+    if Preprocessing.is_saved_in(bundle):
+        assert Preprocessing.load(bundle) == model.preprocessing

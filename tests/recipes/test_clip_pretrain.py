@@ -251,7 +251,7 @@ def test_a_fresh_model_follows_its_settings() -> None:
         (["--tokenizer", "bpe"], "--tokenizer is 'bpe', and must be clip, wordpiece, or the directory"),
         (["--vocabulary-size", "300"], "a CLIP vocabulary of 300 is too small"),
         (["--lock", "image"], "--lock image leaves fresh weights as they are: give a trained tower with --image-from"),
-        (["--adapt", "lora"], "give one with --from"),
+        (["--adapt", "lora"], "--adapt lora is for a model with a head: of CLIP, --lock a tower"),
         (["--from", "{towers}/vit"], "--from brings its own model and tokenizer: leave out --preset, or --from"),
         (["--text-from", "{towers}/gpt"], "--text-from brings its own tokenizer: leave out --vocabulary-size"),
         (["--image-from", "{towers}/bert"], "bert model, and the image tower of CLIP is a vit"),

@@ -24,7 +24,7 @@ from pyarrow import parquet
 
 from recipes.data import pictures
 from recipes.data.folders import find_images
-from recipes.data.held_out import require_apart
+from recipes.data.held_out import require_apart, tell_copies
 from recipes.data.lines import Row
 from recipes.data.pictures import Pictures, build_pictures, locate
 from recipes.data.problems import INVALID_UTF8, Problems
@@ -394,6 +394,25 @@ BROKEN = {
     "larger.png": (make_header(20_000, 20_000), "more than 89,478,485 pixels"),
     "text.png": (b"404 Not Found", "not an image, or broken from the start"),
 }
+
+
+def test_labels_without_a_file_that_can_be_read_are_told(put: Put, caplog: pytest.LogCaptureFixture) -> None:
+    put("data/cat/a.png", "data/dog/b.jpg", content=encode())
+    put("data/bird/c.heic", "data/.hidden/d.heic")
+    (put("data/x").parent / "empty").mkdir()
+    table = open_table(put("data/x").parent)
+    assert [file.path.parent.name for file in table.files] == ["cat", "dog"]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("1 labels have no file that can be read, such as ")
+    assert record.getMessage().endswith("bird/c.heic: left out")
+
+
+def test_copies_in_both_shares_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    tell_copies([b"a", b"b"], [b"c", b"d"])
+    assert not caplog.records
+    tell_copies(iter([b"a", b"b"]), iter([b"b", b"c", b"b"]))
+    (record,) = caplog.records
+    assert record.getMessage() == "2 of 3 held-out rows are also in the training data"
 
 
 def test_pictures_of_a_folder(put: Put, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -336,7 +336,13 @@ def test_bad_data_gets_one_line_and_leaves_nothing(
     refuse(capsys, train(folder / "train", "--mask-ratio", 0.99, recipe="mae-pretrain"), "--mask-ratio is 0.99")
     without = ["train", "classify-image", "--data", str(folder / "train"), "--out", str(out)]
     refuse(capsys, without, "give one with --from")
-    refuse(capsys, train(folder / "train", "--from", supervised, "--adapt", "frozen"), "--preset")
+    refuse(capsys, train(folder / "train", "--from", supervised), "--preset")
+    # Held-out images may come another way than those to train on, with columns of other names: they are found.
+    table, file = tmp_path / "held_out.csv", next((folder / "test").glob("*/*.png"))
+    table.write_text(f"file_name,class\n{file},mauve\n")
+    refuse(capsys, train(folder / "train", "--validation-data", table), "unseen in training, such as 'mauve'")
+    for recipe in ("vit-pretrain", "mae-pretrain"):
+        refuse(capsys, train(folder / "train", "--adapt", "lora", recipe=recipe), "--adapt lora")
     lesson = ["train", "distill", "--teacher", str(supervised), "--data", str(folder / "train"), "--out", str(out)]
     refuse(capsys, [*lesson, "--max-length", "8"], "--max-length is for models of text")
     refuse(capsys, [*lesson, "--text-column", "words"], "--text-column is for texts")

@@ -13,6 +13,7 @@ from PIL import Image
 import zoo
 from recipes.command import run
 from tests.recipes.refusing import assert_refused
+from zoo.errors import UserError
 from zoo.prediction import Predictor, embed
 from zoo.text import train_wordpiece
 from zoo.zero_shot import TEMPLATE, ZeroShotClassifier, class_embeddings
@@ -113,12 +114,23 @@ def test_probabilities_are_those_of_the_scaled_cosines(models, images, name):
         assert record["label"] == LABELS[best[0]] and record["probability"] == pytest.approx(row[best[0]], abs=1e-5)
 
 
-def test_one_prompt_says_what_predict_says(models, images):
+def test_predict_asks_with_its_template(models, images):
     model, paths = zoo.load(models / "clip"), sorted(images.rglob("*.png"))
-    asked = Predictor(model, LABELS, template=TEMPLATE).predict(paths)
-    for one, other in zip(asked, ZeroShotClassifier(model, LABELS).predict(paths), strict=True):
-        assert one["label"] == other["label"]
-        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+    assert Predictor(model, LABELS).predict(paths) == ZeroShotClassifier(model, LABELS, [TEMPLATE]).predict(paths)
+    other = Predictor(model, LABELS, template=TEMPLATES[1]).predict(paths)
+    assert other == ZeroShotClassifier(model, LABELS, TEMPLATES[1:2]).predict(paths)
+    assert other != ZeroShotClassifier(model, LABELS, [TEMPLATE]).predict(paths)
+    for labels in (["cat"], ["cat", "dog", "cat"]):
+        with pytest.raises(UserError, match="different labels, two at least, and not from cat"):
+            Predictor(model, labels)
+    with pytest.raises(UserError, match=r"has to have one \{\} in it"):
+        Predictor(model, LABELS, template="a photo").predict(paths)
+
+
+def test_many_labels_are_no_name_of_a_file(models, images, capsys):
+    labels = [f"class number {number}" for number in range(40)]
+    lines = call(capsys, models / "clip", images, "--labels", ",".join(labels))
+    assert len(lines) == len(list(images.rglob("*.png")))
 
 
 def test_the_command_answers_for_files_folders_and_standard_input(models, images, capsys, tmp_path, monkeypatch):

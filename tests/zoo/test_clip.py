@@ -191,18 +191,25 @@ def test_a_bert_reads_texts_and_is_pooled_at_its_first_token(tmp_path: Path) -> 
     assert again.config == config and isinstance(again.config.text, BERTConfig)
     assert_close(again.encode_text(token_ids, mask), model.encode_text(token_ids, mask))
 
+    mean = CLIPDualEncoder(config.replace(text_pooling="mean"))
+    mean.build()
+    mean.set_weights(model.get_weights())
+    real = mask[..., None] / mask.sum(axis=1)[:, None, None]
+    pooled = (np.asarray(tower) * real).sum(axis=1) @ np.asarray(model.text_projection.kernel)
+    assert_close(mean.encode_text(token_ids, mask), pooled / np.linalg.norm(pooled, axis=1, keepdims=True))
+
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"text": BERT_TEXT}, "text_pooling is 'end', and of a BERT must be 'first'"),
+        ({"text": BERT_TEXT}, "text_pooling is 'end', and of a BERT must be 'first' or 'mean'"),
         ({"text_pooling": "first"}, "text_pooling is 'first', and of a GPT must be 'end' or 'last'"),
         (
             {"text": BERT_TEXT.replace(pooler=True), "text_pooling": "first"},
             "text.pooler is True, and must be False: the projection takes its place",
         ),
         ({"text": 3}, "text is 3, and must be a GPTConfig or a BERTConfig"),
-        ({"text": {"num_segments": 2}}, "unknown field 'num_segments'"),
+        ({"text": {"num_segments": 2}}, "GPTConfig: unknown field 'num_segments'"),
     ],
 )
 def test_a_text_tower_fits_how_it_is_pooled(changes: dict, told: str) -> None:

@@ -18,7 +18,7 @@ from zoo.directory import read_saved
 from zoo.errors import UserError
 from zoo.huggingface import find_layout, read_settings
 from zoo.prediction import model_inputs
-from zoo.text import Tokenizer, train_wordpiece
+from zoo.text import Tokenizer, train_clip, train_wordpiece
 
 # Settings of theirs that say nothing about the function that a checkpoint computes, or what is the only way here.
 WITHOUT_EFFECT = {
@@ -596,6 +596,20 @@ def test_a_damaged_file_is_refused_or_loads_as_it_says(
     refused, grown = count_refusals(checkpoint, file, 12, tmp_path / "model", monkeypatch)
     assert refused >= 3
     assert grown < 200e6
+
+
+@pytest.mark.parametrize("kind", ["clip", "wordpiece"])
+def test_clip_brings_whatever_tokenizer_ends_its_texts(kind: str, tmp_path: Path) -> None:
+    texts = ["a red square", "a blue circle"] * 3
+    tokenizer = train_clip(texts, 520) if kind == "clip" else train_wordpiece(texts, 60)
+    ids = tokenizer.prepare(["a red circle"], max_length=16)["token_ids"][0]
+    model = zoo.create("clip-nano", text={"vocabulary_size": tokenizer.vocabulary_size}, end_token=int(ids[-1]))
+    model.tokenizer = tokenizer
+    zoo.save(model, tmp_path / "hf", layout="hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())["text_config"]
+    assert (config["bos_token_id"], config["eos_token_id"]) == (ids[0], ids[-1])
+    again = zoo.load(tmp_path / "hf")
+    assert np.array_equal(again.tokenizer.prepare(["a red circle"], max_length=16)["token_ids"][0], ids)
 
 
 # --- what their layout cannot express

@@ -49,7 +49,8 @@ class CLIPConfig(Config):
         text: the text tower, a GPT, or a BERT.
         projection_width: size of the embeddings.
         text_pooling: where a text is pooled: at its "end" token; at its "last" real token, whatever that is, as by a
-            GPT whose tokenizer ends no text; or at its "first", as by a BERT (Zhai et al. 2022, section 4.1).
+            GPT whose tokenizer ends no text; of a BERT, at its "first" (Zhai et al. 2022, section 4.1), or by the
+            "mean" of its real tokens (Reimers and Gurevych 2019, section 3).
         end_token: the id of the token at whose first place a text is pooled; None pools at the highest id, which in
             OpenAI's vocabulary is the end token, and is what its first checkpoints were published with.
         loss: "softmax" (Radford et al. 2021, figure 3) or "sigmoid", which adds a bias to the logits (Zhai et al. 2023,
@@ -60,7 +61,7 @@ class CLIPConfig(Config):
     vision: ViTConfig = _VISION
     text: GPTConfig | BERTConfig = _TEXT
     projection_width: int = setting(512, low=1, high=100_000)
-    text_pooling: str = setting("end", choices=("end", "last", "first"))
+    text_pooling: str = setting("end", choices=("end", "last", "first", "mean"))
     end_token: int | None = setting(49407, low=0, high=10_000_000)
     loss: str = setting("softmax", choices=("softmax", "sigmoid"))
     initial_temperature: float | None = setting(None, low=0.01, high=100.0)
@@ -71,7 +72,7 @@ class CLIPConfig(Config):
             if not isinstance(tower, GPTConfig) and tower.pooler:
                 raise UserError(f"CLIPConfig: {name}.pooler is True, and must be False: the projection takes its place")
         # The first token of a GPT sees no other.
-        family, poolings = ("GPT", ("end", "last")) if isinstance(self.text, GPTConfig) else ("BERT", ("first",))
+        family, poolings = ("GPT", ("end", "last")) if isinstance(self.text, GPTConfig) else ("BERT", ("first", "mean"))
         if self.text_pooling not in poolings:
             allowed = " or ".join(repr(each) for each in poolings)
             raise UserError(f"CLIPConfig: text_pooling is {self.text_pooling!r}, and of a {family} must be {allowed}")
