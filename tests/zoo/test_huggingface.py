@@ -601,7 +601,7 @@ def test_a_damaged_file_is_refused_or_loads_as_it_says(
 @pytest.mark.parametrize("kind", ["clip", "wordpiece"])
 def test_clip_brings_whatever_tokenizer_ends_its_texts(kind: str, tmp_path: Path) -> None:
     texts = ["a red square", "a blue circle"] * 3
-    tokenizer = train_clip(texts, 520) if kind == "clip" else train_wordpiece(texts, 60)
+    tokenizer = train_clip(texts, 520) if kind == "clip" else train_wordpiece(texts, 128)
     ids = tokenizer.prepare(["a red circle"], max_length=16)["token_ids"][0]
     model = zoo.create("clip-nano", text={"vocabulary_size": tokenizer.vocabulary_size}, end_token=int(ids[-1]))
     model.tokenizer = tokenizer
