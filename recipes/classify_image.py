@@ -6,7 +6,9 @@ On a laptop (two cores, minutes):
     zoo train classify-image --data photos --from pretrained --out run
 
 photos holds a folder for each class. `--adapt frozen` trains the head alone, a linear probe; `--adapt lora` low-rank
-adapters.
+adapters. On a tenth of CIFAR-10's labels, from 10 epochs of mae-pretrain, they came to an accuracy of 0.42 and 0.61;
+all of the model, by `--optimizer muon --learning-rate 3e-3 --cutmix 1 --label-smoothing 0.1`, which suit one that was
+trained shortly, to 0.62.
 
 On a GPU: `--from hf:google/vit-base-patch16-224-in21k --image-size 384 --precision bfloat16 --batch-size 512
 --optimizer sgd --learning-rate 0.01 --weight-decay 0 --schedule cosine --steps 10000`.
