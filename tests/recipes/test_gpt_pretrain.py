@@ -185,6 +185,7 @@ def test_a_loss_by_parts_makes_the_same_run(text_file, tmp_path):
     assert (tmp_path / "parts" / "samples.txt").read_text() == (tmp_path / "whole" / "samples.txt").read_text()
 
 
+@pytest.mark.full  # three trainings; what an epoch holds is in the quick tier
 def test_epochs_are_passes_over_the_windows(text_file, tmp_path):
     settings = tiny(text_file, tmp_path / "run", max_length=256, batch_size=64, epochs=1.5, evaluate_every=None)
     train_gpt(settings)
@@ -212,6 +213,7 @@ for strategy in ("one", "mirrored"):
 """
 
 
+@pytest.mark.full  # a process of its own; two replicas are in the quick tier with each part of a step
 def test_two_replicas_end_where_one_device_does(text_file, tmp_path):
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", MIRRORED, str(text_file), str(tmp_path)]

@@ -80,7 +80,10 @@ def test_the_run_is_worth_the_comparison(uninterrupted: Path) -> None:
     assert found["hidden"] == []
 
 
-@pytest.mark.parametrize(("moment", "number"), [("evaluating", signal.SIGTERM), ("compiling", signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [("evaluating", signal.SIGTERM), pytest.param("compiling", signal.SIGINT, marks=pytest.mark.full)],
+)
 def test_a_signal_saves_and_stops(
     text_file: Path,
     tmp_path: Path,
@@ -230,6 +233,7 @@ def test_a_run_stopped_before_its_summary_gets_that_and_trains_nothing(
     assert outcome(copy) == outcome(uninterrupted)
 
 
+@pytest.mark.full  # two trainings
 def test_the_weights_do_not_hang_on_when_is_evaluated(copy: Path, text_file: Path, uninterrupted: Path) -> None:
     for step in (STEPS, STEPS - 1):
         shutil.rmtree(copy / "checkpoints" / f"step-{step:08}")
