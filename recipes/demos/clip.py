@@ -15,7 +15,7 @@ from zoo.files import require_free
 
 # Two minutes on two cores that have nothing else to do.
 TRAINING = Training(
-    steps=800,
+    steps=600,
     batch_size=128,
     evaluate_every=100,
     optimization=Optimization(optimizer="muon", learning_rate=3e-3, warmup_steps=50, final_learning_rate=0.02),
@@ -32,7 +32,7 @@ def travel(journey: Journey) -> Arrival:
             data=data / "train.jsonl",
             out=run_directory,
             crop_area=0.8,
-            origin=CLIPOrigin(preset="clip-nano", image_size=16),
+            origin=CLIPOrigin(preset="clip-micro", image_size=16, max_length=16),
             training=journey.training(TRAINING),
             restart=journey.force,
         )
