@@ -198,21 +198,24 @@ def test_a_bert_may_read_the_texts(towers: Path) -> None:
 
 
 @pytest.mark.full  # that they begin so is in the quick tier
-def test_a_locked_tower_stays_as_it_was(tables: Path, towers: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("reader", ["gpt", "bert"])
+def test_a_locked_tower_stays_as_it_was(
+    tables: Path, towers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], reader: str
+) -> None:
     arguments = command(tables / "train.jsonl", tmp_path / "run", "--validation-data", tables / "valid.jsonl")
     for name in ("--vocabulary-size", "--steps", "--evaluate-every"):
         place = arguments.index(name)
         del arguments[place : place + 2]
     arguments += ["--steps", "12", "--evaluate-every", "6"]
-    arguments += ["--image-from", str(towers / "vit"), "--text-from", str(towers / "gpt"), "--lock", "image"]
+    arguments += ["--image-from", str(towers / "vit"), "--text-from", str(towers / reader), "--lock", "image"]
     assert zoo_command(arguments) == 0
-    model, vit, gpt = zoo.load(tmp_path / "run"), zoo.load(towers / "vit"), zoo.load(towers / "gpt")
+    model, vit, text = zoo.load(tmp_path / "run"), zoo.load(towers / "vit"), zoo.load(towers / reader, "backbone")
     for name, weight in model.named_weights().items():
         tower, _, rest = name.partition(".")
         if tower == "vision":
             np.testing.assert_array_equal(weight, vit.named_weights()[f"backbone.{rest}"])
         elif tower == "text" and rest != "token_embedding.table":
-            assert not np.array_equal(weight, gpt.named_weights()[f"backbone.{rest}"]), name
+            assert not np.array_equal(weight, text.named_weights()[f"backbone.{rest}"]), name
     again = tmp_path / "again"
     fixed = f"--caption-column caption --batch-size 16 --steps 2 --no-xla --out {again} --max-length 9"
     more = ["--data", str(tables / "train.jsonl"), *fixed.split(), "--from", str(tmp_path / "run"), "--lock", "text"]
@@ -220,6 +223,14 @@ def test_a_locked_tower_stays_as_it_was(tables: Path, towers: Path, tmp_path: Pa
     for name, weight in zoo.load(again).named_weights().items():
         if name.startswith("text."):
             np.testing.assert_array_equal(weight, model.named_weights()[name])
+    # It is as good to search with, and to be explained, as any other.
+    assert zoo_command(["retrieve", str(again), "--index", str(tables / "classes"), "a red patch"]) == 0
+    picture = next((tables / "classes").glob("*/*.png"))
+    assert (
+        zoo_command(["explain", str(again), str(picture), "--text", "a red patch", "--out", f"{tmp_path}/why.png"]) == 0
+    )
+    assert (tmp_path / "why.png").is_file()
+    capsys.readouterr()
 
 
 def test_a_fresh_model_follows_its_settings() -> None:
