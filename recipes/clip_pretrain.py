@@ -124,7 +124,7 @@ def train_clip(settings: CLIPPretrain) -> dict[str, Any]:
     zero_shot = _open_zero_shot(settings, beginning, templates)
     captions.tell(train_data, held_out, source, length)
     # Captions may come again; images should not.
-    tell_copies(*(map(data.key, range(len(data))) for data in (train_data, held_out)))
+    tell_copies(train_data, held_out)
     facts = {
         "train_pairs": len(train_data),
         "validation_pairs": len(held_out),

@@ -103,7 +103,7 @@ def train_mae(settings: MAEPretrain) -> dict[str, Any]:
 
     data = read(table)
     train_data, held_out = share_out(settings, data, masked_images.split, read, open_images)
-    tell_copies(*(map(images.key, range(len(images))) for images in (train_data, held_out)))
+    tell_copies(train_data, held_out)
     grid, preprocessing = beginning.config.grid, beginning.preprocessing
     augmentation = Augmentation(crop_area=settings.crop_area, flip=settings.flip)
     ratio = settings.mask_ratio

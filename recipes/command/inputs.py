@@ -5,9 +5,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from recipes.command.printing import printable
 from recipes.data import folders
 from recipes.data.inspection import find_text_file
+from recipes.data.problems import printable
 from zoo.errors import UserError
 from zoo.text.tokenizer import without_surrogates
 

@@ -8,7 +8,8 @@ from tyro.conf import Positional, arg
 
 from recipes.command.inputs import find_images, in_batches, read_texts
 from recipes.command.parsing import parse
-from recipes.command.printing import as_json, printable
+from recipes.command.printing import as_json
+from recipes.data.problems import printable
 from recipes.engine.start import start_tensorflow
 from zoo.directory import find_model_directory, read_saved
 from zoo.errors import UserError

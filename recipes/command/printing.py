@@ -8,8 +8,3 @@ def as_json(record: dict[str, Any]) -> str:
     """One line of JSON. Letters stay as they are; the bytes of a name that is no UTF-8 are escaped, since nothing could
     print them."""
     return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def printable(name: str) -> str:
-    """A name as it is, or quoted where it holds what cannot be printed, such as the end of a line."""
-    return name if name.isprintable() else ascii(name)

@@ -11,9 +11,10 @@ from tyro.conf import Positional, arg
 
 from recipes.command.inputs import in_batches, read_texts
 from recipes.command.parsing import parse
-from recipes.command.printing import as_json, printable
+from recipes.command.printing import as_json
 from recipes.command.reporting import progress
 from recipes.data.folders import IMAGE_SUFFIXES, find_images
+from recipes.data.problems import printable
 from recipes.engine.start import start_tensorflow
 from zoo.directory import Saved, find_model_directory, read_saved
 from zoo.errors import UserError

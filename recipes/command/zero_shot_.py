@@ -11,9 +11,10 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from recipes.command.inputs import find_images, in_batches, read_listed
 from recipes.command.parsing import parse
-from recipes.command.printing import as_json, printable
+from recipes.command.printing import as_json
 from recipes.command.reporting import progress
 from recipes.data.image_columns import ImageColumns, find_columns
+from recipes.data.problems import printable
 from recipes.data.tables import open_table
 from recipes.engine.start import start_tensorflow
 from zoo.directory import find_model_directory, read_saved

@@ -112,7 +112,7 @@ def tell_held_out(train_data: Classified, held_out: Classified) -> None:
     names = [held_out.labels[number] for number in np.setdiff1d(train_data.targets, held_out.targets)]
     if names:
         logger.warning("%d classes have no held-out row, such as %s: how they do is not measured", len(names), names[0])
-    tell_copies(*(map(data.key, range(len(data))) for data in (train_data, held_out)))
+    tell_copies(train_data, held_out)
 
 
 def require_classes(data: Classified, path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -76,10 +77,19 @@ def hold_out_of_each(classes: np.ndarray, groups: np.ndarray, fraction: float, s
     return _checked(held_out, fraction)
 
 
-def tell_copies(train_keys: Iterable[bytes], held_out_keys: Iterable[bytes]) -> None:
-    """Warn of held-out rows that a model cannot tell from one to train on, by a key of each."""
-    known = set(map(_digest, train_keys))
-    copies = [_digest(key) in known for key in held_out_keys]
+class Keyed(Protocol):
+    """Rows that have a key each, the same for those that a model cannot tell from each other."""
+
+    def __len__(self) -> int: ...
+
+    def key(self, place: int) -> bytes:
+        """Of a row."""
+
+
+def tell_copies(train_data: Keyed, held_out: Keyed) -> None:
+    """Warn of held-out rows that a model cannot tell from one to train on."""
+    known = {_digest(train_data.key(place)) for place in range(len(train_data))}
+    copies = [_digest(held_out.key(place)) in known for place in range(len(held_out))]
     if any(copies):
         logger.warning("%d of %d held-out rows are also in the training data", sum(copies), len(copies))
 

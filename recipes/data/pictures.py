@@ -22,7 +22,7 @@ from recipes.data.examples import CHARACTERS_AT_ONCE, Example, Examples, build_e
 from recipes.data.formats import LABELLED_IMAGE, RECORDS
 from recipes.data.inspection import FoundFile
 from recipes.data.lines import Row
-from recipes.data.problems import Problems
+from recipes.data.problems import Problems, printable
 from recipes.data.tables import Table
 from zoo.errors import UserError
 
@@ -55,7 +55,7 @@ class Pictures(Examples):
 
     def name(self, place: int) -> str:
         """What one is called in a message or report: its path, or where it stands in the table."""
-        return _in_a_line(os.fsdecode(self.content("name", place) or self.content("file", place)))
+        return printable(os.fsdecode(self.content("name", place) or self.content("file", place)))
 
     def key(self, place: int) -> bytes:
         """A hash of one's pixels: the same for images that a model cannot tell from each other."""
@@ -121,7 +121,7 @@ def build_pictures(
                 if isinstance(columns, dict):
                     yield image.columns | columns
                     continue
-                problems.add(_in_a_line(where if in_folder or not image.file else f"{where} ({image.file})"), columns)
+                problems.add(printable(where if in_folder or not image.file else f"{where} ({image.file})"), columns)
                 if image.file:
                     unused.append((image.file, _state(Path(image.file))))
 
@@ -250,7 +250,3 @@ def _has_changed(examples: Examples) -> bool:
         if stamp and _state(path) != list(_STAMP.unpack(stamp)):
             return True
     return any(_state(Path(path)) != state for path, state in examples.facts["unused_files"])
-
-
-def _in_a_line(name: str) -> str:
-    return name if name.isprintable() else ascii(name)

@@ -90,3 +90,8 @@ class Problems:
             "; all text in it beyond ASCII is in another encoding than UTF-8: convert it first, "
             "for instance with `iconv -f LATIN1 -t UTF-8`"
         )
+
+
+def printable(name: str) -> str:
+    """A name as it is, or quoted where it holds what cannot be printed, such as the end of a line."""
+    return name if name.isprintable() else ascii(name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recipes.clip_pretrain import CLIPPretrain, train_clip
 from recipes.data.samples import captioned_digits_folder
-from recipes.demos.journey import ARTEFACTS, Arrival, Journey, artefact_figures
+from recipes.demos.journey import ARTEFACTS, Arrival, Journey, artefact_figures, judge
 from recipes.engine.clip_origin import CLIPOrigin
 from recipes.engine.optimizer import Optimization
 from recipes.engine.settings import Training
@@ -60,8 +60,7 @@ def travel(journey: Journey) -> Arrival:
         outputs = run_artefact(bundle, artefact, inputs)
         embeddings[artefact] = (outputs["image_embedding"], outputs["text_embedding"][: len(statements)])
     answers = {name: np.argmax(images @ np.transpose(texts), axis=1) for name, (images, texts) in embeddings.items()}
-    accuracies = {name: float((answer == right).mean()) for name, answer in answers.items()}
-    agree = all((answer == answers["keras"]).all() for answer in answers.values())
+    accuracies, agree = judge(answers, np.array(right))
     recall = trained["validation_text_to_image_recall_at_10"]
     result = {
         "validation_recall_at_10": recall,

@@ -73,6 +73,15 @@ def classify_everywhere(
     answers = {"keras": ops.convert_to_numpy(model(inputs, training=False)["logits"]).argmax(axis=1)}
     for artefact in ARTEFACTS:
         answers[artefact] = run_artefact(bundle, artefact, inputs)["logits"].argmax(axis=1)
-    right = np.array([model.labels.index(label) for label in labels])
+    return judge(answers, np.array([model.labels.index(label) for label in labels]))
+
+
+def judge(answers: dict[str, Any], right: Any) -> tuple[dict[str, float], bool]:
+    """The accuracy of each set of answers, by name, and whether all sets are the same.
+
+    Args:
+        answers: (rows,) whole numbers each.
+        right: (rows,) whole numbers.
+    """
     accuracies = {name: float((answer == right).mean()) for name, answer in answers.items()}
     return accuracies, all((answer == answers["keras"]).all() for answer in answers.values())

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from recipes.command.inputs import find_images
-from recipes.command.printing import as_json, printable
+from recipes.command.printing import as_json
+from recipes.data.problems import printable
 from zoo.errors import UserError
 
 

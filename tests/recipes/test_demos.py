@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,23 +58,25 @@ def test_captions_say_what_their_picture_shows(tmp_path: Path) -> None:
     assert not statements["train"] & statements["test"]
 
 
-@pytest.mark.full  # takes half a minute; training and export are in the quick tier each by itself
-def test_clip_goes_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "demo"
-    assert zoo_command(["demo", "--family", "clip", "--out", str(out), "--steps", "60", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+def assert_arrives(capsys: pytest.CaptureFixture[str], family: str, out: Path, steps: int) -> dict[str, Any]:
+    """All goes well, and all answer alike; the figures."""
+    assert zoo_command(["demo", "--family", family, "--out", str(out), "--steps", str(steps), "--json"]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["passed"] and result["agree"] and set(result["artefacts"]) == {"saved_model", "tflite", "onnx"}
     assert set(result["accuracies"].values()) == {result["accuracy"]}
+    assert (out / "bundle" / "report.md").is_file()
+    return result
+
+
+@pytest.mark.full  # takes half a minute; training and export are in the quick tier each by itself
+def test_clip_goes_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = assert_arrives(capsys, "clip", tmp_path / "demo", 60)
     assert result["chance"] == 1 / 40 and result["accuracy"] > 3 / 40
-    assert (out / "run" / "retrieved.png").is_file() and (out / "bundle" / "report.md").is_file()
+    assert (tmp_path / "demo" / "run" / "retrieved.png").is_file()
 
 
 @pytest.mark.full  # takes half a minute; training and export are in the quick tier each by itself
 def test_vit_goes_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "demo"
-    assert zoo_command(["demo", "--family", "vit", "--out", str(out), "--steps", "20", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["passed"] and result["agree"] and set(result["artefacts"]) == {"saved_model", "tflite", "onnx"}
-    assert set(result["accuracies"].values()) == {result["accuracy"]}
+    result = assert_arrives(capsys, "vit", tmp_path / "demo", 20)
     assert 0.85 < result["regression_accuracy"] < result["neighbour_accuracy"] < 0.98
-    assert (out / "run" / "predictions.png").is_file() and (out / "bundle" / "report.md").is_file()
+    assert (tmp_path / "demo" / "run" / "predictions.png").is_file()

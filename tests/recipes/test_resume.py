@@ -49,7 +49,7 @@ checkpoint.write_tensors = die
 """
 
 
-@pytest.mark.full  # five processes; a signal at any moment is in the quick tier
+@pytest.mark.full  # five processes; a signal amid an evaluation is in the quick tier
 def test_killed_in_a_save_and_at_some_moment(text_file: Path, tmp_path: Path, uninterrupted: Path) -> None:
     out = tmp_path / "run"
     first = start(command(text_file, out), KILL_IN_A_SAVE)

@@ -235,6 +235,7 @@ def test_what_cannot_be_measured_is_said(
     nameless = shutil.copytree(trained / "model", tmp_path / "nameless")
     (nameless / "labels.txt").unlink()
     refuse(capsys, ["eval", str(nameless), *known[2:]], f"{nameless} has no labels.txt")
+    assert {path.name for path in tmp_path.iterdir()} == {"other.conll", "vit", "nameless"}  # nothing was left
 
 
 @pytest.mark.full  # three conversions, each in a process of its own

@@ -40,7 +40,7 @@ def slice_of(*names: str) -> list[Any]:
     return [family if family in names else pytest.param(family, marks=pytest.mark.full) for family in FAMILIES]
 
 
-SLICE = slice_of("gpt")
+SLICE = slice_of("gpt", "clip")
 
 
 @pytest.mark.parametrize("family", SLICE)
@@ -48,7 +48,7 @@ def test_two_replicas_equal_one_device(one_device, two_replicas, family: str) ->
     assert_equal(train(family, two_replicas), one_device(family))
 
 
-@pytest.mark.parametrize("family", slice_of("gpt"))
+@pytest.mark.parametrize("family", slice_of("gpt", "pairs"))
 def test_micro_batches_equal_the_batch(one_device, family: str) -> None:
     assert_equal(train(family, tf.distribute.get_strategy(), accumulate=4), one_device(family))
 
