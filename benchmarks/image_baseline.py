@@ -3,7 +3,8 @@
 
     python -m benchmarks.image_baseline --train FOLDER --test FOLDER [--examples-per-class 500] [--seed 0]
 
-Folders of label/name.jpg with images of one size. The images of `--examples-per-class` are drawn by the seed.
+Folders of label/name.jpg with images of one size. The images of `--examples-per-class` are drawn as the recipes
+draw them.
 """
 
 import argparse
@@ -16,22 +17,18 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from recipes.data.folders import find_images
-from zoo.image import read_image
+from recipes.data.classes import few
+from recipes.data.labelled_images import read_labelled
+from recipes.data.tables import open_table
 
 NEIGHBOURS = 10
 
 
 def read(folder: Path, most: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels, (images, values) float32, and labels."""
-    paths = find_images(folder)
-    labels = np.array([path.parent.name for path in paths])
-    if most is not None:
-        draw = np.random.default_rng(seed)
-        chosen = [draw.permutation(np.flatnonzero(labels == label))[:most] for label in sorted(set(labels))]
-        places = np.sort(np.concatenate(chosen))
-        paths, labels = [paths[place] for place in places], labels[places]
-    return np.stack([read_image(path).ravel() for path in paths]).astype(np.float32) / 255, labels
+    """Pixels, (images, values) float32, and classes, (images,) int32."""
+    data = read_labelled(open_table(folder), ("image", "label"))
+    data = data if most is None else few(data, most, seed)
+    return np.stack([data.read(place).ravel() for place in range(len(data))]).astype(np.float32) / 255, data.targets
 
 
 def main() -> None:
