@@ -11,7 +11,8 @@ from export.onnx import write_onnx
 from export.processes import ChildFailure, writing
 from export.reference import make_cases
 from export.report import Report
-from export.saved_model import write_saved_model
+from export.saved_model import served_signatures, write_saved_model
+from export.signatures import signatures
 from export.tflite import write_tflite
 from export.verify import measure, time_limit
 from zoo.directory import write_config, write_labels
@@ -84,11 +85,12 @@ def _fill(
     limit = time_limit(4 * model.count_params())
     path = f"saved_model/{model.family}/1"
     progress("writing saved_model")
-    write_saved_model(model, bundle / path)
+    serving = signatures(model)[0]
+    write_saved_model(model, bundle / path, served_signatures(model))
     artefacts = {"saved_model": _artefact(bundle, path, "tensorflow")}
     converters = {
-        "tflite": ("model.tflite", "litert", lambda file: write_tflite(bundle / path, file, limit)),
-        "onnx": ("model.onnx", "onnxruntime", lambda file: write_onnx(model, bundle / path, file, limit)),
+        "tflite": ("model.tflite", "litert", lambda file: write_tflite(bundle / path, [serving.name], file, limit)),
+        "onnx": ("model.onnx", "onnxruntime", lambda file: write_onnx(model, serving, bundle / path, file, limit)),
     }
     for name, (file, runtime, convert) in converters.items():
         if name in formats:

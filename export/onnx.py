@@ -11,14 +11,15 @@ from export.processes import one_line, run_child
 from export.runtimes import SIGNATURE
 
 if TYPE_CHECKING:  # the process that converts has no need of Keras
+    from export.signatures import Signature
     from zoo.model import ZooModel
 
 OPSET = 18
 EXTERNAL_ABOVE = 2_000_000_000  # bytes of weights; protobuf, which an .onnx file is, ends at 2 GiB
 
 
-def write_onnx(model: "ZooModel", saved_model: Path, file: Path, timeout: float) -> None:
-    """Convert `model` to `file`; its weights are read from the SavedModel that `write_saved_model` made of it.
+def write_onnx(model: "ZooModel", function: "Signature", saved_model: Path, file: Path, timeout: float) -> None:
+    """Convert a function of `model` to `file`; its weights are read from a SavedModel that `write_saved_model` made.
 
     tf2onnx keeps many copies of what it takes for constants: so it is given a graph in which the weights are inputs,
     and they become initializers, under their checkpoint names, afterwards. Weights of more than 2 GB go into a file
@@ -32,13 +33,13 @@ def write_onnx(model: "ZooModel", saved_model: Path, file: Path, timeout: float)
         OSError: the disk is full.
     """
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".onnx-") as scratch:
-        names = _write_weightless(model, scratch)
+        names = _write_weightless(model, function, scratch)
         request = {
             "weightless": scratch,
             "weights": names,
             "inputs": {
                 spec.name: [size if isinstance(size, int) else size.name for size in spec.shape]
-                for spec in model.input_specs
+                for spec in function.inputs
             },
             "saved_model": str(saved_model),
             "file": str(file),
@@ -48,22 +49,23 @@ def write_onnx(model: "ZooModel", saved_model: Path, file: Path, timeout: float)
         run_child(["-P", "-m", "export.onnx", str(Path(scratch, "request.json"))], timeout)
 
 
-def _write_weightless(model: "ZooModel", directory: str) -> dict[str, str]:
-    """Write the forward pass with the weights as arguments, as a SavedModel; returns argument name -> weight name."""
+def _write_weightless(model: "ZooModel", function: "Signature", directory: str) -> dict[str, str]:
+    """Write the function with the weights as arguments, as a SavedModel; returns argument name -> weight name."""
     import keras
     import tensorflow as tf
 
-    from export.saved_model import named_outputs, tensor_specs
+    from export.saved_model import tensor_specs
 
     weights = model.named_weights()
     arguments = {f"weight_{i}": weight for i, weight in enumerate(weights.values())}
 
     def forward(**tensors: Any) -> dict[str, Any]:
         with keras.StatelessScope(state_mapping=[(weight, tensors.pop(name)) for name, weight in arguments.items()]):
-            return named_outputs(model, tensors)
+            outputs = function.compute(tensors)
+        return {name: outputs[name] for name in function.outputs}
 
     specs = {name: tf.TensorSpec(weight.shape, weight.dtype, name=name) for name, weight in arguments.items()}
-    signature = tf.function(forward).get_concrete_function(**specs, **tensor_specs(model))
+    signature = tf.function(forward).get_concrete_function(**specs, **tensor_specs(function.inputs))
     tf.saved_model.save(tf.Module(), directory, signatures={SIGNATURE: signature})
     return dict(zip(arguments, weights, strict=True))
 

@@ -1,40 +1,99 @@
 """TensorFlow itself: a model as a SavedModel that TensorFlow Serving loads, with no Python of ours and no Keras."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from export.runtimes import SIGNATURE
-from zoo.model import Axis, ZooModel
+from export.signatures import (
+    SERVING,
+    Signature,
+    Tensors,
+    generates,
+    gives_classes,
+    serving_cache_signatures,
+    signatures,
+)
+from zoo.image.graph import preprocess_encoded
+from zoo.model import Axis, TensorSpec, ZooModel
+
+IMAGE_BYTES = "image_bytes"  # the end of the name is what TensorFlow Serving knows base64 by
 
 
-def write_saved_model(model: ZooModel, directory: Path) -> None:
-    """Write `model` to `directory`, which for TensorFlow Serving is NAME/VERSION, VERSION a number.
+def write_saved_model(model: ZooModel, directory: Path, functions: Sequence[Signature]) -> None:
+    """Write `functions` of `model` to `directory`, which for TensorFlow Serving is NAME/VERSION, VERSION a number.
 
-    The one signature, `serving_default`, takes and returns tensors under the model's own names. Axes that vary are
-    free. The variables are kept under their checkpoint names in the attribute `weights` of the loaded object.
+    Each function is a signature, and takes and returns tensors under its own names. Axes that vary are free. The
+    variables are kept under their checkpoint names in the attribute `weights` of the loaded object.
 
     Raises:
         OSError, tf.errors.OpError: it cannot be written.
     """
-    signature = tf.function(lambda **inputs: named_outputs(model, inputs)).get_concrete_function(**tensor_specs(model))
     module = tf.Module()
     module.weights = {name: weight.value for name, weight in model.named_weights().items()}
-    tf.saved_model.save(module, str(directory), signatures={SIGNATURE: signature})
+    traced = {function.name: trace(function) for function in functions}
+    tf.saved_model.save(module, str(directory), signatures=traced)
 
 
-def tensor_specs(model: ZooModel) -> dict[str, tf.TensorSpec]:
-    """The inputs as TensorFlow's specs, by name."""
+def served_signatures(model: ZooModel) -> list[Signature]:
+    """The functions of the plain SavedModel: core TensorFlow's operators alone.
+
+    Beside those of `export.signatures.signatures`, these: for a language model `prefill` and `decode`; for a model that
+    sees colours one that takes the content of image files, `image_bytes`, string (batch,), and preprocesses them as
+    training does: `image_bytes`, which gives what `serving_default` does, or for two towers `encode_image_bytes`. Where
+    classes have names, `label`, string, is the likeliest one's, beside the probabilities.
+    """
+    found = [_naming(model, each) if each.name == SERVING else each for each in signatures(model)]
+    if generates(model):
+        found += serving_cache_signatures(model)
+    if model.preprocessing is not None:
+        by_name = {each.name: each for each in found}
+        seen = by_name.get("encode_image", by_name[SERVING])
+        name = IMAGE_BYTES if seen.name == SERVING else f"encode_{IMAGE_BYTES}"
+        found.append(_decoding(model, seen, name))
+    return found
+
+
+def trace(function: Signature) -> Any:
+    """A signature as TensorFlow's concrete function."""
+
+    def compute(**tensors: Any) -> Tensors:
+        outputs = function.compute(tensors)
+        return {name: outputs[name] for name in function.outputs}
+
+    return tf.function(compute).get_concrete_function(**tensor_specs(function.inputs))
+
+
+def tensor_specs(specs: Sequence[TensorSpec]) -> dict[str, tf.TensorSpec]:
+    """Inputs as TensorFlow's specs, by name."""
     return {
         spec.name: tf.TensorSpec(
             [None if isinstance(size, Axis) else size for size in spec.shape], spec.dtype, name=spec.name
         )
-        for spec in model.input_specs
+        for spec in specs
     }
 
 
-def named_outputs(model: ZooModel, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The forward pass that every format holds: the outputs that the model names, dropout off."""
-    outputs = model(inputs, training=False)
-    return {name: outputs[name] for name in model.output_names}
+def _naming(model: ZooModel, function: Signature) -> Signature:
+    """With the name of the likeliest class, where classes have names."""
+    if not (model.labels and gives_classes(model)):
+        return function
+    names = [*model.labels]
+
+    def compute(inputs: Tensors) -> Tensors:
+        outputs = function.compute(inputs)
+        return {**outputs, "label": tf.gather(tf.constant(names), tf.argmax(outputs["logits"], axis=-1))}
+
+    return dataclasses.replace(function, outputs=(*function.outputs, "label"), compute=compute)
+
+
+def _decoding(model: ZooModel, function: Signature, name: str) -> Signature:
+    """From the content of image files instead of pixels."""
+    spec = TensorSpec(IMAGE_BYTES, "string", (Axis("batch"),))
+
+    def compute(inputs: Tensors) -> Tensors:
+        return function.compute({"images": preprocess_encoded(inputs[IMAGE_BYTES], model.preprocessing)})
+
+    return Signature(name, (spec,), function.outputs, compute)

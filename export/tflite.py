@@ -2,14 +2,14 @@
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from export.processes import one_line, run_child
-from export.runtimes import SIGNATURE
 
 
-def write_tflite(saved_model: Path, file: Path, timeout: float) -> None:
-    """Convert the SavedModel in `saved_model` to `file`, keeping its signature and its free axes.
+def write_tflite(saved_model: Path, functions: Sequence[str], file: Path, timeout: float) -> None:
+    """Convert the signatures named `functions` of the SavedModel in `saved_model` to `file`, with their free axes.
 
     No operators of TensorFlow's own (Flex) are let in: the LiteRT runtimes on devices do not have them. The
     converter leaks memory and logs without end, so that each conversion has a process of its own.
@@ -21,13 +21,13 @@ def write_tflite(saved_model: Path, file: Path, timeout: float) -> None:
         ChildFailure: it cannot be converted; where operators are the reason, the message names them.
         OSError: the disk is full.
     """
-    run_child(["-P", "-m", "export.tflite", str(saved_model), str(file)], timeout)
+    run_child(["-P", "-m", "export.tflite", str(saved_model), str(file), *functions], timeout)
 
 
-def _convert(saved_model: str, file: str) -> None:
+def _convert(saved_model: str, file: str, *functions: str) -> None:
     import tensorflow as tf
 
-    converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[SIGNATURE])
+    converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=list(functions))
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     try:
         content = converter.convert()

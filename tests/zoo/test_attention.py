@@ -124,6 +124,19 @@ def test_the_cache_gives_what_the_whole_gives(layers, cached, sizes: list[int]) 
     assert_same_where_real(in_chunks(layers["causal"], x, mask, sizes), expected, mask)
 
 
+@pytest.mark.parametrize("sizes", [[7], [1] * 7, [3, 1, 2, 1], [1, 6]])
+def test_a_growing_cache_gives_what_the_whole_gives(layers, cached, sizes: list[int]) -> None:
+    x, mask, expected = cached
+    cache, outputs, start = empty_cache(BATCH, HEADS, 0, WIDTH // HEADS), [], 0
+    for size in sizes:
+        read = None if mask is None else mask[:, : start + size]
+        output, cache = layers["causal"](x[:, start : start + size], padding_mask=read, cache=cache)
+        outputs.append(output)
+        start += size
+        assert {tuple(value.shape) for value in cache.values()} == {(BATCH, HEADS, start, WIDTH // HEADS)}
+    assert_same_where_real(np.concatenate(outputs, axis=1), expected, mask)
+
+
 def test_a_step_writes_its_own_slots_only(layers) -> None:
     x, before = random(BATCH, 2, WIDTH), dirty_cache()
     output, after, shares = layers["causal"](x, cache=before, cache_index=4, return_weights=True)
@@ -204,8 +217,7 @@ def test_wrong_uses_are_refused(layers) -> None:
         (lambda: layers["self"](x, context=x), "self attention takes none"),
         (lambda: layers["cross"](x), "cross attention takes a context"),
         (lambda: layers["self"](x, cache=cache, cache_index=0), "only causal attention can append"),
-        (lambda: layers["causal"](x, cache=cache), "go together"),
-        (lambda: layers["causal"](x, cache_index=2), "go together"),
+        (lambda: layers["causal"](x, cache_index=2), "goes with a cache"),
     ):
         with pytest.raises(ValueError, match=message):
             make()

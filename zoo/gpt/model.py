@@ -83,10 +83,10 @@ class GPTBackbone(ZooModel):
                 tokens), or over all slots of the cache where one is given; where several documents are packed into
                 a sequence `document_ids` (batch, tokens), a number for each: tokens see those of their own document
                 alone, and positions restart in each; `positions` (batch, tokens) where they do not count up from 0,
-                or from `cache_index`; `token_vectors` (batch, tokens, width) in place of what the table holds for
+                or from what the cache holds; `token_vectors` (batch, tokens, width) in place of what the table holds for
                 `token_ids`.
             cache: one `zoo.layers.empty_cache` a block; see `MultiHeadAttention.call`.
-            cache_index: int32 scalar, the slots filled so far.
+            cache_index: int32 scalar, the slots filled so far; None for a cache that grows.
             return_weights: return the attention weights too.
         """
         token_ids = inputs["token_ids"]
@@ -94,8 +94,10 @@ class GPTBackbone(ZooModel):
         if positions is None and documents is not None:
             positions = positions_in_documents(documents)
         elif positions is None:
-            positions = ops.arange(ops.shape(token_ids)[1], dtype="int32")
-            positions = positions if cache_index is None else positions + cache_index
+            first = 0 if cache is None else ops.shape(cache[0]["key"])[2]
+            positions = ops.arange(ops.shape(token_ids)[1], dtype="int32") + (
+                first if cache_index is None else cache_index
+            )
         vectors = inputs.get("token_vectors")
         vectors = self.token_embedding(token_ids) if vectors is None else vectors
         x = vectors + self.position_embedding(positions)

@@ -100,7 +100,8 @@ class MultiHeadAttention(keras.layers.Layer):
                 the cache where one is given, else over `x`.
             document_ids: int32 (batch, tokens), a number for each document that is packed into a sequence: a token sees
                 those of its own alone. Self attention without a cache only.
-            cache: as `empty_cache` makes it; `x` is appended to it at slot `cache_index`. Causal attention only.
+            cache: as `empty_cache` makes it; `x` is written to it at slot `cache_index`. Without an index the cache holds
+                what was read and no more, nothing at first, and comes back longer by `x`. Causal attention only.
             cache_index: int32 scalar, the number of slots filled before this call. The caller keeps
                 `cache_index + tokens` within the slots there are.
             return_weights: also return the weights, (batch, num_heads, tokens, keys), float32.
@@ -110,15 +111,14 @@ class MultiHeadAttention(keras.layers.Layer):
             the weights, as far as asked for.
 
         Raises:
-            ValueError: a context, a cache, or documents in the wrong kind of attention; a cache without its index or
-                the other way round.
+            ValueError: a context, a cache, or documents in the wrong kind of attention; an index without a cache.
         """
         if self.cross != (context is not None):
             raise ValueError("cross attention takes a context, and self attention takes none")
         if cache is not None and not self.causal:
             raise ValueError("only causal attention can append to a cache: later tokens would change earlier ones")
-        if (cache is None) != (cache_index is None):
-            raise ValueError("a cache and the index of its first free slot go together")
+        if cache is None and cache_index is not None:
+            raise ValueError("the index of the first free slot goes with a cache")
         if document_ids is not None and (self.cross or cache is not None):
             raise ValueError("documents are told apart within one sequence: not over a context, nor over a cache")
         if self.cross:
@@ -126,16 +126,22 @@ class MultiHeadAttention(keras.layers.Layer):
             key, value = self._split_heads(self.key_value(context), 2)
         else:
             query, key, value = self._split_heads(self.qkv(x), 3)  # each (batch, heads, tokens, head_dim)
-        if cache is not None:
+        first = cache_index
+        if cache is not None and cache_index is None:
+            first = ops.shape(cache["key"])[2]
+            key = ops.concatenate([cache["key"], key], axis=2)
+            value = ops.concatenate([cache["value"], value], axis=2)
+        elif cache is not None:
             start = (0, 0, cache_index, 0)
             key = ops.slice_update(cache["key"], start, key)
             value = ops.slice_update(cache["value"], start, value)
+        if cache is not None:
             cache = {"key": key, "value": value}
 
         query = query * self.head_dim**-0.5
         scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32")
         if self.causal:
-            scores = scores + _causal_bias(ops.shape(query)[2], ops.shape(key)[2], cache_index)
+            scores = scores + _causal_bias(ops.shape(query)[2], ops.shape(key)[2], first)
         if padding_mask is not None:
             visible = ops.expand_dims(ops.expand_dims(ops.cast(padding_mask, "float32"), 1), 1)
             scores = scores + (1.0 - visible) * HIDDEN  # (batch, 1, 1, keys)
