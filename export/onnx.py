@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.processes import one_line, run_child
-from export.runtimes import SIGNATURE
 
 if TYPE_CHECKING:  # the process that converts has no need of Keras
     from export.signatures import Signature
     from zoo.model import ZooModel
 
 OPSET = 18
+FORWARD = "forward"  # the signature that is handed from one process to the other
 EXTERNAL_ABOVE = 2_000_000_000  # bytes of weights; protobuf, which an .onnx file is, ends at 2 GiB
 
 
@@ -42,11 +42,12 @@ def write_onnx(model: "ZooModel", function: "Signature", saved_model: Path, file
                 for spec in function.inputs
             },
             "saved_model": str(saved_model),
-            "file": str(file),
-            "external": model.count_params() * 4 > EXTERNAL_ABOVE,
+            "file": str(Path(scratch, file.name)),
+            "external_above": EXTERNAL_ABOVE,
         }
         Path(scratch, "request.json").write_text(json.dumps(request))
         run_child(["-P", "-m", "export.onnx", str(Path(scratch, "request.json"))], timeout)
+        move_model(Path(scratch, file.name), file)
 
 
 def _write_weightless(model: "ZooModel", function: "Signature", directory: str) -> dict[str, str]:
@@ -66,14 +67,15 @@ def _write_weightless(model: "ZooModel", function: "Signature", directory: str) 
 
     specs = {name: tf.TensorSpec(weight.shape, weight.dtype, name=name) for name, weight in arguments.items()}
     signature = tf.function(forward).get_concrete_function(**specs, **tensor_specs(function.inputs))
-    tf.saved_model.save(tf.Module(), directory, signatures={SIGNATURE: signature})
+    tf.saved_model.save(tf.Module(), directory, signatures={FORWARD: signature})
     return dict(zip(arguments, weights, strict=True))
 
 
 def _convert(request: dict[str, Any]) -> None:
-    import onnx
     import tensorflow as tf
     import tf2onnx
+
+    from export.onnx_graph import Graph, fuse_layer_norms, save
 
     problems: list[str] = []  # tf2onnx only logs what it cannot convert, and goes on
 
@@ -83,21 +85,45 @@ def _convert(request: dict[str, Any]) -> None:
 
     logging.getLogger("tf2onnx").addHandler(Keep(logging.ERROR))
 
-    forward = tf.saved_model.load(request["weightless"]).signatures[SIGNATURE]
+    forward = tf.saved_model.load(request["weightless"]).signatures[FORWARD]
     specs = forward.structured_input_signature[1]
     names = [*request["weights"], *request["inputs"]]
     model, _ = tf2onnx.convert.from_function(
         tf.function(lambda *tensors: forward(**dict(zip(names, tensors, strict=True)))),
         [tf.TensorSpec(specs[name].shape, specs[name].dtype, name=name) for name in names],
         opset=OPSET,
+        custom_op_handlers={"Bitcast": (_convert_bitcast, [])},
     )
     if problems:
         sys.exit(one_line("tf2onnx: " + "; ".join(problems)))
-    onnx.checker.check_model(model, full_check=True)
     _name_axes(model, request["inputs"])
     _attach(model, request["weights"], tf.saved_model.load(request["saved_model"]).weights)
-    data = Path(request["file"]).name + ".data"
-    onnx.save(model, request["file"], save_as_external_data=request["external"], location=data)
+    fuse_layer_norms(Graph(model))
+    save(model, Path(request["file"]), request["external_above"])
+
+
+def move_model(source: Path, target: Path) -> None:
+    """Move an ONNX file, of the same name, with what lies beside it."""
+    data = source.with_name(f"{source.name}.data")
+    if data.exists():
+        data.replace(target.with_name(data.name))
+    source.replace(target)
+
+
+def _convert_bitcast(graph: Any, node: Any, name: str, arguments: Any) -> None:
+    """ONNX cannot look at the bits of a number. Keras's argmax, the one that asks for them, wants to know whether the
+    first bit of a float32 is set, to tell -0.0 from 0.0: here these two are equal."""
+    import numpy as np
+    from onnx import TensorProto
+
+    (x,), (bits,) = node.input, node.output
+    shape = graph.get_shape(bits)
+    graph.remove_node(node.name)
+    zero = graph.make_const(f"{name}_zero", np.zeros((), "float32")).output[0]
+    sign = graph.make_const(f"{name}_sign", np.array(np.iinfo("int32").min, "int32")).output[0]
+    negative = graph.make_node("Less", [x, zero]).output[0]
+    negative = graph.make_node("Cast", [negative], attr={"to": TensorProto.INT32}).output[0]
+    graph.make_node("Mul", [negative, sign], outputs=[bits], dtypes=[TensorProto.INT32], shapes=[shape])
 
 
 def _name_axes(model: Any, inputs: dict[str, list[str | int]]) -> None:

@@ -1,0 +1,264 @@
+"""ONNX files compute what the model computes, in ONNX Runtime; small ones nearly so."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import export.onnx_quantize
+import zoo
+from export.onnx import write_onnx
+from export.onnx_quantize import PRECISIONS, quantize_onnx
+from export.processes import ChildFailure
+from export.saved_model import write_saved_model
+from export.signatures import growing_cache_signature, signatures
+from zoo.errors import UserError
+from zoo.model import ZooModel
+
+SHARE = {"float16": 0.55, "int8": 0.30, "int4": 0.25}  # of the float32 file, at most
+# The norm of the difference of the outputs, divided by that of the outputs.
+DIFFERENCE = {"float16": 0.002, "int8": 0.06, "int4": 0.2}
+
+
+@pytest.fixture(scope="module")
+def models(enliven: Callable[..., ZooModel]) -> dict[str, ZooModel]:
+    return {
+        "gpt": enliven(zoo.create("gpt-nano", vocabulary_size=500, width=256, depth=2, num_heads=4), seed=1),
+        "bert": enliven(zoo.create("bert-nano", task="answer"), seed=2),
+        "clip": enliven(zoo.create("clip-nano"), seed=3),
+    }
+
+
+@pytest.fixture(scope="module")
+def files(models: dict[str, ZooModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a file for each of several functions, and of the language model's the small variants."""
+    folder = tmp_path_factory.mktemp("onnx")
+    functions = {
+        "gpt": [growing_cache_signature(models["gpt"])],
+        "bert": signatures(models["bert"]),
+        "clip": signatures(models["clip"])[1:],
+    }
+    with ThreadPoolExecutor(2) as pool:
+        waiting = []
+        for name, model in models.items():
+            saved_model = tmp_path_factory.mktemp(name)
+            write_saved_model(model, saved_model, functions[name][:1])
+            for each in functions[name]:
+                waiting.append(pool.submit(write_onnx, model, each, saved_model, folder / f"{each.name}.onnx", 300))
+        for each in waiting:
+            each.result()
+        for name in ("decode_with_past", "encode_image"):
+            for precision in PRECISIONS:
+                out = folder / f"{name}.{precision}.onnx"
+                waiting.append(pool.submit(quantize_onnx, folder / f"{name}.onnx", out, precision, 300))
+        for each in waiting:
+            each.result()
+    return folder
+
+
+def run(file: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def read_with_past(file: Path, model: ZooModel, rows: list[list[int]], steps: list[int]) -> np.ndarray:
+    """Read rows, the shorter ones after padding, in pieces of so many tokens: the logits (rows, tokens, vocabulary)."""
+    c = model.config
+    length = max(map(len, rows))
+    token_ids = np.array([[0] * (length - len(row)) + row for row in rows], "int32")
+    mask = np.array([[0] * (length - len(row)) + [1] * len(row) for row in rows], "int32")
+    positions = np.maximum(np.cumsum(mask, axis=1, dtype="int32") - 1, 0)
+    empty = np.zeros((len(rows), c.num_heads, 0, c.width // c.num_heads), "float32")
+    past = {f"past_{part}_{block}": empty for block in range(c.depth) for part in ("key", "value")}
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    logits, start = [], 0
+    for count in steps:
+        new = slice(start, start + count)
+        inputs = {
+            "token_ids": token_ids[:, new],
+            "positions": positions[:, new],
+            "padding_mask": mask[:, : new.stop],
+            **past,
+        }
+        outputs = dict(zip(names, session.run(names, inputs), strict=True))
+        past = {name: outputs[name.replace("past", "present")] for name in past}
+        logits.append(outputs["logits"])
+        start = new.stop
+    assert past["past_key_0"].shape == (len(rows), c.num_heads, length, c.width // c.num_heads)
+    return np.concatenate(logits, axis=1)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 500, length).tolist() for length in (23, 9, 16)]
+
+
+def test_read_token_by_token_with_a_cache_that_grows(
+    files: Path, models: dict[str, ZooModel], rows: list[list[int]]
+) -> None:
+    for steps in ([23], [14, *[1] * 9], [5, 18]):
+        logits = read_with_past(files / "decode_with_past.onnx", models["gpt"], rows, steps)
+        for row, found in zip(rows, logits, strict=True):
+            expected = models["gpt"]({"token_ids": np.array([row], "int32")})["logits"].numpy()[
+                0
+            ]  # no padding, no cache
+            assert expected.std() > 0.5  # else nothing would be compared
+            np.testing.assert_allclose(found[-len(row) :], expected, rtol=0, atol=1e-4)
+
+
+def test_answers_are_found_in_the_graph(files: Path, models: dict[str, ZooModel]) -> None:
+    rng = np.random.default_rng(1)
+    for batch, tokens in [(1, 12), (5, 64)]:
+        segments = (np.arange(tokens) >= 5).astype("int32") * np.ones((batch, 1), "int32")
+        mask = np.ones((batch, tokens), "int32")
+        mask[0, tokens - 4 :] = 0
+        inputs = {
+            "token_ids": rng.integers(0, 512, (batch, tokens), "int32"),
+            "padding_mask": mask,
+            "segment_ids": segments * mask,
+        }
+        outputs = run(files / "serving_default.onnx", inputs)
+        expected = models["bert"](inputs)
+        for name in ("start_logits", "end_logits"):
+            np.testing.assert_allclose(outputs[name], expected[name].numpy(), rtol=0, atol=1e-4)
+        for row in range(batch):
+            last = mask[row].sum() - 1  # the mark at the end is no part of an answer
+            starts, ends = outputs["start_logits"][row], outputs["end_logits"][row]
+            found = [(starts[i] + ends[j], i, j) for i in range(5, last) for j in range(i, min(i + 30, last))]
+            score, start, end = max(found)
+            assert (outputs["start"][row], outputs["end"][row]) == (start, end)
+            assert outputs["score"][row] == pytest.approx(score, abs=1e-5)
+        assert outputs["start"].dtype == outputs["end"].dtype == np.int32
+
+
+def test_encoders_alone(files: Path, models: dict[str, ZooModel]) -> None:
+    model = models["clip"]
+    rng = np.random.default_rng(2)
+    images = rng.normal(size=(3, *model.config.vision.image_size, 3)).astype("float32")
+    token_ids = rng.integers(0, model.config.text.vocabulary_size, (4, 11), "int32")
+    mask = np.ones_like(token_ids)
+    mask[1, 6:] = 0
+    (embedding,) = run(files / "encode_image.onnx", {"images": images}).values()
+    np.testing.assert_allclose(embedding, model.encode_image(images).numpy(), rtol=0, atol=1e-4)
+    (embedding,) = run(files / "encode_text.onnx", {"token_ids": token_ids, "padding_mask": mask}).values()
+    np.testing.assert_allclose(embedding, model.encode_text(token_ids, mask).numpy(), rtol=0, atol=1e-4)
+
+
+def test_an_encoder_holds_its_own_weights_only(files: Path, models: dict[str, ZooModel]) -> None:
+    weights = models["clip"].named_weights()
+    for tower in ("image", "text"):
+        graph = onnx.load(files / f"encode_{tower}.onnx").graph
+        kept = {tensor.name: tensor for tensor in graph.initializer if tensor.name in weights}
+        assert set(kept) == {
+            name for name in weights if name.startswith({"image": "vision.", "text": "text."}[tower])
+        } | {f"{tower}_projection.kernel"}
+        for name, tensor in kept.items():
+            np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), weights[name].numpy())
+
+
+def test_inputs_have_named_axes(files: Path) -> None:
+    def inputs(name: str) -> dict[str, list[Any]]:
+        return {
+            value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+            for value in onnx.load(files / f"{name}.onnx").graph.input
+        }
+
+    past = {f"past_{part}_{block}": ["batch", 4, "past", 64] for block in range(2) for part in ("key", "value")}
+    tokens = ["batch", "tokens"]
+    mask = ["batch", "past + tokens"]
+    expected = {"token_ids": tokens, "positions": tokens, "padding_mask": mask, **past}
+    assert inputs("decode_with_past") == expected
+    for precision in PRECISIONS:
+        assert inputs(f"decode_with_past.{precision}") == expected
+    assert inputs("encode_image") == {"images": ["batch", 32, 32, 3]}
+
+
+def test_layer_norms_are_one_operator(files: Path) -> None:
+    graph = onnx.load(files / "decode_with_past.onnx").graph
+    operators = [node.op_type for node in graph.node]
+    assert operators.count("LayerNormalization") == 5  # two a block, and the last
+    assert "Sqrt" not in operators
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_small_files_are_small_and_close(
+    precision: str, files: Path, models: dict[str, ZooModel], rows: list[list[int]]
+) -> None:
+    small = files / f"decode_with_past.{precision}.onnx"
+    assert small.stat().st_size <= SHARE[precision] * (files / "decode_with_past.onnx").stat().st_size
+    expected = read_with_past(files / "decode_with_past.onnx", models["gpt"], rows, [14, *[1] * 9])
+    found = read_with_past(small, models["gpt"], rows, [14, *[1] * 9])
+    real = np.array([[i >= 23 - len(row) for i in range(23)] for row in rows])
+    found, expected = found[real], expected[real]
+    assert 0 < np.linalg.norm(found - expected) <= DIFFERENCE[precision] * np.linalg.norm(expected)
+    agreed = (found.argmax(-1) == expected.argmax(-1)).mean()
+    assert agreed >= {"float16": 1.0, "int8": 0.9, "int4": 0.8}[precision]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_small_image_encoders_are_close(precision: str, files: Path, models: dict[str, ZooModel]) -> None:
+    images = np.random.default_rng(3).normal(size=(8, *models["clip"].config.vision.image_size, 3)).astype("float32")
+    (expected,) = run(files / "encode_image.onnx", {"images": images}).values()
+    (found,) = run(files / f"encode_image.{precision}.onnx", {"images": images}).values()
+    cosine = (found * expected).sum(-1)  # of vectors of length 1
+    assert (cosine >= {"float16": 0.99999, "int8": 0.995, "int4": 0.97}[precision]).all()
+
+
+def test_what_is_kept_in_fewer_bits(files: Path) -> None:
+    """No weight of size stays float32, none is kept twice, and products with weights are of integers."""
+    for name, operators in {
+        "decode_with_past": {"int8": {"MatMulInteger": 9}, "int4": {"MatMulNBits": 9, "GatherBlockQuantized": 1}},
+        "encode_image": {"int8": {"MatMulInteger": 8}, "int4": {"MatMulNBits": 8}},
+    }.items():
+        for precision in PRECISIONS:
+            graph = onnx.load(files / f"{name}.{precision}.onnx").graph
+            large = [tensor for tensor in graph.initializer if np.prod(tensor.dims) >= 1024]
+            scales = [tensor for tensor in large if tensor.data_type == onnx.TensorProto.FLOAT]
+            assert all("scale" in tensor.name or len(tensor.dims) < 2 for tensor in scales)
+            tables = [
+                tensor.name
+                for tensor in large
+                if tensor.name.startswith("backbone.token_embedding") and "scale" not in tensor.name
+            ]
+            assert len(tables) == (name == "decode_with_past")
+            found = [node.op_type for node in graph.node]
+            for operator, count in operators.get(precision, {}).items():
+                assert found.count(operator) == count
+
+
+def test_weights_beyond_the_limit_lie_beside(
+    files: Path, models: dict[str, ZooModel], tmp_path: Path, rows: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.onnx_quantize, "EXTERNAL_ABOVE", 1000)
+    quantize_onnx(files / "decode_with_past.onnx", tmp_path / "half.onnx", "float16", 300)
+    quantize_onnx(tmp_path / "half.onnx", tmp_path / "same.onnx", "int8", 300)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "half.onnx",
+        "half.onnx.data",
+        "same.onnx",
+        "same.onnx.data",
+    ]
+    assert (tmp_path / "half.onnx").stat().st_size < 0.1 * (tmp_path / "half.onnx.data").stat().st_size
+    found = read_with_past(tmp_path / "half.onnx", models["gpt"], rows, [23])
+    np.testing.assert_array_equal(
+        found, read_with_past(files / "decode_with_past.float16.onnx", models["gpt"], rows, [23])
+    )
+
+
+def test_a_failure_leaves_nothing(files: Path, models: dict[str, ZooModel], tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"no protocol buffer")
+    with pytest.raises(ChildFailure, match=r"^DecodeError"):
+        quantize_onnx(tmp_path / "broken.onnx", tmp_path / "out.onnx", "int8", 300)
+    with pytest.raises(UserError, match="unknown precision 'int2': known are float16, int8, int4"):
+        quantize_onnx(files / "encode_image.onnx", tmp_path / "out.onnx", "int2", 300)
+    with pytest.raises(ChildFailure, match=r"did not finish within 0 seconds"):
+        write_onnx(models["bert"], signatures(models["bert"])[0], tmp_path, tmp_path / "out.onnx", 0.1)
+    assert [each.name for each in tmp_path.iterdir()] == ["broken.onnx"]
