@@ -1,6 +1,7 @@
 """Generation with a key/value cache (TensorFlow only): greedy, temperature, top-k and top-p sampling."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -64,6 +65,28 @@ def choose_token(logits: Any, temperature: Any, top_k: Any, top_p: Any, seed: An
     return tf.gather(tokens, tf.where(temperature > 0.0, drawn, 0), batch_dims=1)[:, 0]
 
 
+def read_and_choose(
+    model: Any,
+    token_ids: Any,
+    positions: Any,
+    visible: Any,
+    cache: Any,
+    filled: Any,
+    temperature: Any,
+    top_k: Any,
+    top_p: Any,
+    seed: Any,
+) -> tuple[Any, Any]:
+    """Read tokens (batch, tokens) into a cache, whose real slots are `visible` (batch, slots): the token to come next,
+    int32 (batch,), and the cache."""
+    inputs = {"token_ids": token_ids, "positions": positions, "padding_mask": visible}
+    outputs = model.backbone(inputs, cache=cache, cache_index=filled, training=False)
+    logits = model.project(outputs["sequence"][:, -1])
+    if model.tokenizer is not None:  # a table padded to a round size has rows that stand for no token
+        logits = logits[:, : model.tokenizer.vocabulary_size]
+    return choose_token(logits, temperature, top_k, top_p, seed), outputs["cache"]
+
+
 class Generator:
     """Generates with one model; keeps the traced graph, so that later calls start at once.
 
@@ -76,7 +99,7 @@ class Generator:
             raise UserError(f"a {model.family} model for {model.task!r} generates no text: load it for 'generate'")
         self.model = model
         self.context = model.config.max_length
-        self._step = tf.function(self._trace, reduce_retracing=True)
+        self._step = tf.function(functools.partial(read_and_choose, model), reduce_retracing=True)
 
     def generate(
         self,
@@ -194,25 +217,6 @@ class Generator:
             tf.constant([sampling.seed, step], tf.int64),
         )
         return chosen.numpy().tolist(), cache
-
-    def _trace(
-        self,
-        token_ids: Any,
-        positions: Any,
-        visible: Any,
-        cache: Any,
-        filled: Any,
-        temperature: Any,
-        top_k: Any,
-        top_p: Any,
-        seed: Any,
-    ) -> tuple[Any, Any]:
-        inputs = {"token_ids": token_ids, "positions": positions, "padding_mask": visible}
-        outputs = self.model.backbone(inputs, cache=cache, cache_index=filled, training=False)
-        logits = self.model.project(outputs["sequence"][:, -1])
-        if self.model.tokenizer is not None:  # a table padded to a round size has rows that stand for no token
-            logits = logits[:, : self.model.tokenizer.vocabulary_size]
-        return choose_token(logits, temperature, top_k, top_p, seed), outputs["cache"]
 
 
 def generate(

@@ -27,7 +27,7 @@ TEXTS = [
 ]
 # Which of those strings hold what `DIFFERENCES` lists.
 DIFFERENT = {
-    "wordpiece": {"[CLS] [SEP] [MASK] [UNK] [PAD]", "a[SEP]b [cls] [ MASK ] [MASK", "x" * 101, "日" * 40 + "é" * 101},
+    "wordpiece": {"x" * 101, "日" * 40 + "é" * 101},
     "bpe": {"\t \r\n \x0b\x0c", "a\x00b \x00 c"},
     "clip": {"a\x00b \x00 c", "<|STARTOFTEXT|>!! a<|EndOfText|>b"},
 }
@@ -37,6 +37,12 @@ NAMES = ["bert-uncased", "bert-cased", "bert-cased-stripped", "gpt2", "clip"]
 @pytest.fixture(scope="module", params=NAMES)
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     return Tokenizer.load(GOLDEN / request.param)
+
+
+@pytest.fixture(scope="module")
+def whole(tokenizer: Tokenizer) -> GraphTokenizer:
+    """Of more tokens than any text here has, but one."""
+    return GraphTokenizer(tokenizer, max_length=999)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +62,10 @@ def unpadded(inputs: dict[str, tf.Tensor]) -> list[list[int]]:
     return tf.RaggedTensor.from_tensor(inputs["token_ids"], tf.reduce_sum(inputs["padding_mask"], axis=1)).to_list()
 
 
-def test_the_ids_differ_where_it_says_so_and_nowhere_else(tokenizer: Tokenizer) -> None:
+def test_the_ids_differ_where_it_says_so_and_nowhere_else(tokenizer: Tokenizer, whole: GraphTokenizer) -> None:
     listed = list(DIFFERENCES[tokenizer.kind])
     texts = TEXTS + listed
-    rows = unpadded(GraphTokenizer(tokenizer, max_length=999)(texts))
+    rows = unpadded(whole(texts))
     expected = [tokenizer.prepare([text], max_length=999)["token_ids"][0].tolist() for text in texts]
     different = {text for text, row, wanted in zip(texts, rows, expected, strict=True) if row != wanted}
     assert different == DIFFERENT[tokenizer.kind] | set(listed)
@@ -74,6 +80,57 @@ def assert_as_reference(graph: GraphTokenizer, tokenizer: Tokenizer, max_length:
         for key, array in expected.items():
             assert inputs[key].dtype == tf.int32
             np.testing.assert_array_equal(inputs[key], array, err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["bert-uncased", "bert-cased", "bert-cased-stripped"])
+def test_tokens_stand_for_the_same_characters_as_in_the_reference(name: str) -> None:
+    """Of every text, alone and in pairs that are cut, whatever normalization made of it."""
+    tokenizer = Tokenizer.load(GOLDEN / name)
+    different = DIFFERENT["wordpiece"] | {*DIFFERENCES["wordpiece"]}
+    texts = [text for text in TEXTS if text not in different]
+    texts += [
+        "e\u0301 cafe\u0301s \u1e9e",
+        "İstanbul",
+        "a[MASK][MASK] b\x1f [MASK]\x1e[SEP]",
+        "\ufeffa\u200db",
+        "日本é 語",
+        "",
+    ]
+    graph = GraphTokenizer(tokenizer, max_length=24)
+    for arguments in ((texts,), (texts, texts[::-1])):
+        expected = tokenizer.prepare(*arguments, max_length=24, offsets=True)
+        inputs = graph(*arguments, offsets=True)
+        assert inputs.keys() == expected.keys() - {"sequence_ids"}
+        for key, value in inputs.items():
+            assert value.dtype == tf.int32
+            np.testing.assert_array_equal(value, expected[key], err_msg=key)
+    assert graph([], offsets=True)["offsets"].shape == (0, 0, 2)
+
+
+def test_bytes_that_are_no_text_are_replaced(tokenizer: Tokenizer, whole: GraphTokenizer) -> None:
+    broken = [b"a \xff\xfe b", b"\xe6\x97", b"x\xf0\x9f\x98 y", b"\xed\xa0\x80"]
+    expected = tokenizer.prepare([text.decode(errors="replace") for text in broken], max_length=999)
+    np.testing.assert_array_equal(whole(broken)["token_ids"], expected["token_ids"])
+
+
+def test_a_word_of_100000_letters_is_no_trouble(tokenizer: Tokenizer, whole: GraphTokenizer) -> None:
+    letters = "".join(np.random.default_rng(0).choice([*"etaoinshrdlu"], 100_000))
+    if tokenizer.kind == "wordpiece":
+        assert unpadded(whole([letters])) == tokenizer.prepare([letters], max_length=999)["token_ids"].tolist()
+    else:
+        (row,) = unpadded(whole([letters]))
+        assert len(row) == 999
+        text = "".join(tokenizer.decode(row).removeprefix("<|startoftext|>").removesuffix("<|endoftext|>").split())
+        assert letters.startswith(text)
+
+
+def test_texts_of_very_many_characters_or_parts_take_little_memory() -> None:
+    """As many as there are parts for each character of the longest would be terabytes."""
+    tokenizer = Tokenizer.load(GOLDEN / "bert-uncased")
+    texts = ["word" * 25_000, "[MASK]" * 16_000, "word and " * 11_000, "[SEP]" + "é" * 100_000]
+    expected = tokenizer.prepare(texts, max_length=64, offsets=True)
+    inputs = GraphTokenizer(tokenizer, max_length=64)(texts, offsets=True)
+    np.testing.assert_array_equal(inputs["offsets"], expected["offsets"])
 
 
 @pytest.mark.parametrize(
@@ -119,6 +176,12 @@ def test_in_a_dataset(name: str, short: Callable[[str], GraphTokenizer]) -> None
     np.testing.assert_array_equal(batch["token_ids"], expected["token_ids"])
 
 
+@pytest.mark.parametrize("name", ["bert-uncased", "gpt2", "clip"])
+def test_ids_alone_have_nothing_put_around_them(name: str, short: Callable[[str], GraphTokenizer]) -> None:
+    texts = [*CASES["texts"][6:10], ""]
+    assert short(name).encode(texts).to_list() == Tokenizer.load(GOLDEN / name).encode_batch(texts)
+
+
 @pytest.mark.full  # a process of its own; the graphs are compared in the quick tier
 def test_saved_models_serve_strings_without_our_code(tmp_path: Path, short: Callable[[str], GraphTokenizer]) -> None:
     """In a fresh process that has TensorFlow Text's operators and nothing of this project."""
@@ -151,5 +214,7 @@ def test_what_cannot_be_done_in_a_graph_is_refused() -> None:
         GraphTokenizer(train_characters(["a"]), max_length=8)
     with pytest.raises(UserError, match="can only clean its text"):
         GraphTokenizer(Tokenizer.load(GOLDEN / "bert-accents"), max_length=8)
+    with pytest.raises(UserError, match="only a wordpiece tokenizer tells which characters"):
+        GraphTokenizer(Tokenizer.load(GOLDEN / "clip"), max_length=8)(["a"], offsets=True)
     with pytest.raises(UserError, match="the special tokens alone are 2"):
         GraphTokenizer(Tokenizer.load(GOLDEN / "clip"), max_length=1)
