@@ -5,11 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 
-from recipes.command import VERBS, run
+from recipes.command import VERBS, main, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +25,27 @@ def refuse(capsys, *arguments: object) -> str:
     assert len(lines) == 1, captured.err
     assert lines[0].startswith("zoo: ")
     return lines[0]
+
+
+def test_cycles_are_gone_before_python_ends(monkeypatch):
+    """An iterator of TensorFlow's that is still alive then, and fetches ahead, may keep the process from ending."""
+
+    class Iterator:
+        pass
+
+    left = []
+
+    def train(arguments):
+        iterator = Iterator()
+        iterator.itself = iterator
+        left.append(weakref.ref(iterator))
+        return 3
+
+    monkeypatch.setattr("recipes.command.run", train)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 3
+    assert left[0]() is None
 
 
 @pytest.mark.parametrize("arguments", [(), *((verb,) for verb in VERBS), ("train", "gpt-pretrain")], ids=" ".join)

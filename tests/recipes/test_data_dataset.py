@@ -43,6 +43,7 @@ def test_shapes_are_fixed() -> None:
 def test_two_replicas_get_the_two_halves_of_every_batch() -> None:
     """In a process of its own, since the number of devices cannot change once TensorFlow runs."""
     program = """
+import gc
 import numpy as np, tensorflow as tf
 from recipes.data.batches import TrainingBatches
 from recipes.data.dataset import make_dataset
@@ -55,6 +56,8 @@ for step in range(5, 9):
     for got, wanted in zip(tf.nest.flatten(next(stream)), tf.nest.flatten(batches.batch(step)), strict=True):
         first, second = (part.numpy() for part in strategy.experimental_local_results(got))
         assert np.array_equal(first, wanted[:3]) and np.array_equal(second, wanted[3:]), step
+del stream  # while Python still runs: threads that fetch ahead for it when it ends can wait for each other for ever
+gc.collect()
 print("halves")
 """
     root = Path(__file__).parents[2]
