@@ -117,6 +117,8 @@ def _convert_bitcast(graph: Any, node: Any, name: str, arguments: Any) -> None:
     from onnx import TensorProto
 
     (x,), (bits,) = node.input, node.output
+    if any(taker.type != "BitwiseAnd" for taker in graph.find_output_consumers(bits)):
+        raise ValueError("Bitcast: ONNX has none")  # which tf2onnx logs, as an error
     shape = graph.get_shape(bits)
     graph.remove_node(node.name)
     zero = graph.make_const(f"{name}_zero", np.zeros((), "float32")).output[0]

@@ -1,5 +1,6 @@
 """ONNX files compute what the model computes, in ONNX Runtime; small ones nearly so."""
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,12 +14,14 @@ import pytest
 import export.onnx_quantize
 import zoo
 from export.onnx import write_onnx
+from export.onnx_folder import write_onnx_folder
 from export.onnx_quantize import PRECISIONS, quantize_onnx
 from export.processes import ChildFailure
 from export.saved_model import write_saved_model
 from export.signatures import growing_cache_signature, signatures
 from zoo.errors import UserError
 from zoo.model import ZooModel
+from zoo.text import train_bpe
 
 SHARE = {"float16": 0.55, "int8": 0.30, "int4": 0.25}  # of the float32 file, at most
 # The norm of the difference of the outputs, divided by that of the outputs.
@@ -27,8 +30,10 @@ DIFFERENCE = {"float16": 0.002, "int8": 0.06, "int4": 0.2}
 
 @pytest.fixture(scope="module")
 def models(enliven: Callable[..., ZooModel]) -> dict[str, ZooModel]:
+    gpt = enliven(zoo.create("gpt-nano", vocabulary_size=500, width=256, depth=2, num_heads=4), seed=1)
+    gpt.tokenizer = train_bpe(["to be, or not to be"], vocabulary_size=260)
     return {
-        "gpt": enliven(zoo.create("gpt-nano", vocabulary_size=500, width=256, depth=2, num_heads=4), seed=1),
+        "gpt": gpt,
         "bert": enliven(zoo.create("bert-nano", task="answer"), seed=2),
         "clip": enliven(zoo.create("clip-nano"), seed=3),
     }
@@ -262,3 +267,139 @@ def test_a_failure_leaves_nothing(files: Path, models: dict[str, ZooModel], tmp_
     with pytest.raises(ChildFailure, match=r"did not finish within 0 seconds"):
         write_onnx(models["bert"], signatures(models["bert"])[0], tmp_path, tmp_path / "out.onnx", 0.1)
     assert [each.name for each in tmp_path.iterdir()] == ["broken.onnx"]
+
+
+@pytest.fixture(scope="module")
+def folders(files: Path, models: dict[str, ZooModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like Hugging Face's for each model."""
+    out = tmp_path_factory.mktemp("folders")
+    small = {precision: files / f"decode_with_past.{precision}.onnx" for precision in PRECISIONS}
+    functions: dict[str, dict[str, dict[str, Path]]] = {
+        "gpt": {"decode_with_past": {"float32": files / "decode_with_past.onnx", **small}},
+        "bert": {"serving_default": {"float32": files / "serving_default.onnx"}},
+        "clip": {name: {"float32": files / f"{name}.onnx"} for name in ("encode_text", "encode_image")},
+    }
+    for name, model in models.items():
+        write_onnx_folder(model, functions[name], out / name, 300)
+    return out
+
+
+def test_folders_have_the_files_and_names_of_optimum(folders: Path) -> None:
+    def files(name: str) -> list[str]:
+        return sorted(str(each.relative_to(folders / name)) for each in (folders / name).rglob("*") if each.is_file())
+
+    def tensors(file: str) -> tuple[dict[str, Any], list[str]]:
+        session = onnxruntime.InferenceSession(folders / file, providers=["CPUExecutionProvider"])
+        inputs = {each.name: (each.type.removeprefix("tensor"), each.shape) for each in session.get_inputs()}
+        return inputs, [each.name for each in session.get_outputs()]
+
+    tokenizer = ["merges.txt", "onnx/model.onnx", "onnx/model_fp16.onnx", "onnx/model_int8.onnx", "onnx/model_q4.onnx"]
+    assert files("gpt") == ["config.json", *tokenizer, "tokenizer.json", "tokenizer_config.json", "vocab.json"]
+    assert files("bert") == ["config.json", "onnx/model.onnx"]
+    assert files("clip") == [
+        "config.json",
+        "onnx/text_model.onnx",
+        "onnx/vision_model.onnx",
+        "preprocessor_config.json",
+    ]
+    assert json.loads((folders / "gpt/config.json").read_text())["model_type"] == "gpt2"
+
+    tokens = ("(int64)", ["batch_size", "sequence_length"])
+    past = ("(float)", ["batch_size", 4, "past_sequence_length", 64])
+    for suffix in ("", "_fp16", "_int8", "_q4"):
+        inputs, outputs = tensors(f"gpt/onnx/model{suffix}.onnx")
+        assert inputs == {
+            "input_ids": tokens,
+            "attention_mask": ("(int64)", ["batch_size", "past_sequence_length + sequence_length"]),
+            "position_ids": tokens,
+            **{f"past_key_values.{block}.{part}": past for block in range(2) for part in ("key", "value")},
+        }
+        assert set(outputs) == {
+            "logits",
+            *(f"present.{block}.{part}" for block in range(2) for part in ("key", "value")),
+        }
+    inputs, outputs = tensors("bert/onnx/model.onnx")
+    assert inputs == {"input_ids": tokens, "attention_mask": tokens, "token_type_ids": tokens}
+    assert set(outputs) == {"start_logits", "end_logits"}
+    inputs, outputs = tensors("clip/onnx/vision_model.onnx")
+    assert (inputs, outputs) == ({"pixel_values": ("(float)", ["batch_size", 3, 32, 32])}, ["image_embeds"])
+    inputs, outputs = tensors("clip/onnx/text_model.onnx")
+    assert (inputs, outputs) == ({"input_ids": tokens, "attention_mask": tokens}, ["text_embeds"])
+
+
+def test_folders_compute_the_same(files: Path, folders: Path, models: dict[str, ZooModel]) -> None:
+    rng = np.random.default_rng(4)
+    images = rng.normal(size=(2, 32, 32, 3)).astype("float32")
+    (found,) = run(folders / "clip/onnx/vision_model.onnx", {"pixel_values": images.transpose(0, 3, 1, 2)}).values()
+    np.testing.assert_allclose(found, models["clip"].encode_image(images).numpy(), rtol=0, atol=1e-4)
+    token_ids = rng.integers(0, 500, (2, 7))
+    past = {
+        f"{part}_{block}": rng.normal(size=(2, 4, 3, 64)).astype("float32")
+        for block in (0, 1)
+        for part in ("key", "value")
+    }
+    inputs = {
+        "token_ids": token_ids,
+        "positions": np.tile(np.arange(3, 10), (2, 1)),
+        "padding_mask": np.ones((2, 10), int),
+    }
+    plain = {name: value.astype("int32") for name, value in inputs.items()} | {
+        f"past_{name}": value for name, value in past.items()
+    }
+    theirs = {
+        "input_ids": inputs["token_ids"],
+        "position_ids": inputs["positions"],
+        "attention_mask": inputs["padding_mask"],
+    }
+    for name, value in past.items():
+        part, block = name.split("_")
+        theirs[f"past_key_values.{block}.{part}"] = value
+    expected = run(files / "decode_with_past.onnx", plain)
+    found = run(folders / "gpt/onnx/model.onnx", theirs)
+    np.testing.assert_array_equal(found["logits"], expected["logits"])
+    np.testing.assert_array_equal(found["present.1.value"], expected["present_value_1"])
+
+
+def test_folders_that_cannot_be(files: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    some = {"serving_default": {"float32": files / "serving_default.onnx"}}
+    with pytest.raises(
+        UserError, match=r"Optimum knows no input like masked_positions, which a bert model for 'pretrain'"
+    ):
+        write_onnx_folder(zoo.create("bert-nano", task="pretrain"), some, out, 300)
+    with pytest.raises(UserError, match=r"patch_bias is False, and Hugging Face's layout has True alone"):
+        write_onnx_folder(zoo.create("vit-nano", patch_bias=False), some, out, 300)
+    missing = {"serving_default": {"float32": tmp_path / "missing.onnx"}}
+    with pytest.raises(ChildFailure, match=r"No such file"):
+        write_onnx_folder(zoo.create("bert-nano"), missing, out, 300)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.peers
+def test_transformers_reads_a_folder(folders: Path, models: dict[str, ZooModel], tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folders / "gpt")
+    assert (config.n_layer, config.n_head, config.n_embd) == (2, 4, 256)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders / "gpt")
+    text = "to be or not"
+    assert tokenizer(text)["input_ids"] == models["gpt"].tokenizer.encode(text)
+    assert transformers.AutoImageProcessor.from_pretrained(folders / "clip").size["shortest_edge"] == 32
+
+    zoo.save(models["gpt"], tmp_path / "gpt", layout="hf")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "gpt")
+    inputs = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        expected = theirs(**inputs).logits.numpy()
+    empty = np.zeros((1, 4, 0, 64), "float32")
+    token_ids = inputs["input_ids"].numpy()
+    found = run(
+        folders / "gpt/onnx/model.onnx",
+        {
+            **{name: value.numpy() for name, value in inputs.items()},
+            "position_ids": np.arange(token_ids.shape[1])[None],
+            **{f"past_key_values.{block}.{part}": empty for block in range(2) for part in ("key", "value")},
+        },
+    )
+    np.testing.assert_allclose(found["logits"], expected, rtol=0, atol=1e-3)
