@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from zoo.layers.dense import dense
+from zoo.layers.dense import dense, leading_sizes
 from zoo.layers.documents import same_document
 from zoo.layers.dropout import Dropout
 
@@ -88,6 +88,7 @@ class MultiHeadAttention(keras.layers.Layer):
         document_ids: Any = None,
         cache: Cache | None = None,
         cache_index: Any = None,
+        later: Any = None,
         return_weights: bool = False,
         training: bool | None = None,
     ) -> Any:
@@ -100,10 +101,11 @@ class MultiHeadAttention(keras.layers.Layer):
                 the cache where one is given, else over `x`.
             document_ids: int32 (batch, tokens), a number for each document that is packed into a sequence: a token sees
                 those of its own alone. Self attention without a cache only.
-            cache: as `empty_cache` makes it; `x` is written to it at slot `cache_index`. Without an index the cache holds
-                what was read and no more, nothing at first, and comes back longer by `x`. Causal attention only.
+            cache: as `empty_cache` makes it; `x` is written to it at slot `cache_index`. Without an index the cache
+                holds what was read and no more, nothing at first, and comes back longer by `x`. Causal attention only.
             cache_index: int32 scalar, the number of slots filled before this call. The caller keeps
                 `cache_index + tokens` within the slots there are.
+            later: what `later_keys` gives for these arguments, where the caller has it; causal attention only.
             return_weights: also return the weights, (batch, num_heads, tokens, keys), float32.
 
         Returns:
@@ -126,9 +128,9 @@ class MultiHeadAttention(keras.layers.Layer):
             key, value = self._split_heads(self.key_value(context), 2)
         else:
             query, key, value = self._split_heads(self.qkv(x), 3)  # each (batch, heads, tokens, head_dim)
-        first = cache_index
+        if self.causal and later is None:
+            later = later_keys(x, cache, cache_index)
         if cache is not None and cache_index is None:
-            first = ops.shape(cache["key"])[2]
             key = ops.concatenate([cache["key"], key], axis=2)
             value = ops.concatenate([cache["value"], value], axis=2)
         elif cache is not None:
@@ -141,7 +143,7 @@ class MultiHeadAttention(keras.layers.Layer):
         query = query * self.head_dim**-0.5
         scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32")
         if self.causal:
-            scores = scores + _causal_bias(ops.shape(query)[2], ops.shape(key)[2], first)
+            scores = scores + ops.cast(later, "float32") * HIDDEN
         if padding_mask is not None:
             visible = ops.expand_dims(ops.expand_dims(ops.cast(padding_mask, "float32"), 1), 1)
             scores = scores + (1.0 - visible) * HIDDEN  # (batch, 1, 1, keys)
@@ -151,23 +153,25 @@ class MultiHeadAttention(keras.layers.Layer):
         weights = ops.softmax(scores) if scores.shape[-1] != 1 else ops.exp(scores - scores)
         dropped = self.dropout(ops.cast(weights, self.compute_dtype), training=training)
         mixed = ops.transpose(ops.matmul(dropped, value), (0, 2, 1, 3))  # (batch, tokens, heads, head_dim)
-        output = self.output_projection(ops.reshape(mixed, (-1, ops.shape(mixed)[1], self.width)))
+        output = self.output_projection(ops.reshape(mixed, (*leading_sizes(mixed, 2), self.width)))
 
         extras = ([cache] if cache is not None else []) + ([weights] if return_weights else [])
         return (output, *extras) if extras else output
 
     def _split_heads(self, projected: Any, parts: int) -> list[Any]:
         """(batch, tokens, parts * width) to `parts` tensors of (batch, heads, tokens, head_dim)."""
-        tokens = ops.shape(projected)[1]
-        heads = [
-            ops.reshape(part, (-1, tokens, self.num_heads, self.head_dim))
-            for part in ops.split(projected, parts, axis=-1)
-        ]
+        shape = (*leading_sizes(projected, 2), self.num_heads, self.head_dim)
+        heads = [ops.reshape(part, shape) for part in ops.split(projected, parts, axis=-1)]
         return [ops.transpose(part, (0, 2, 1, 3)) for part in heads]
 
 
-def _causal_bias(queries: Any, keys: Any, first: Any) -> Any:
-    """(queries, keys), 0 where key position <= query position and HIDDEN elsewhere; query i stands at `first + i`."""
-    query_position = ops.expand_dims(ops.arange(queries, dtype="int32") + (0 if first is None else first), 1)
-    key_position = ops.expand_dims(ops.arange(keys, dtype="int32"), 0)
-    return ops.cast(key_position > query_position, "float32") * HIDDEN
+def later_keys(x: Any, cache: Cache | None = None, cache_index: Any = None) -> Any:
+    """Which keys stand behind a query, and are not to be seen by it: bool (tokens, keys).
+
+    It is the same in all blocks of a stack. The arguments are those of `MultiHeadAttention.call`.
+    """
+    tokens = ops.shape(x)[1]
+    slots = ops.shape(cache["key"])[2] if cache is not None else 0
+    first, keys = (slots, slots + tokens) if cache_index is None else (cache_index, slots)
+    query_position = ops.expand_dims(ops.arange(tokens, dtype="int32") + first, 1)
+    return ops.expand_dims(ops.arange(keys, dtype="int32"), 0) > query_position

@@ -15,6 +15,28 @@ def dense(units: int, stddev: float, **kwargs: Any) -> Any:
     return Dense(units, kernel_initializer=keras.initializers.RandomNormal(stddev=stddev), **kwargs)
 
 
+def multiply(x: Any, kernel: Any) -> Any:
+    """(..., inputs) times (inputs, units): (..., units).
+
+    As `ops.matmul`, which where an axis is free computes the shapes to and from a matrix in the graph: there a device's
+    accelerator has to stop.
+    """
+    if len(x.shape) == 2:
+        return ops.matmul(x, kernel)
+    product = ops.matmul(ops.reshape(x, (-1, kernel.shape[0])), kernel)
+    return ops.reshape(product, (*leading_sizes(x, len(x.shape) - 1), kernel.shape[1]))
+
+
+def leading_sizes(x: Any, axes: int) -> tuple[Any, ...]:
+    """The sizes of the first `axes` axes, for `ops.reshape`: -1 in place of the first that is not known yet, so that
+    where no other is unknown the shape is a constant of the graph."""
+    sizes = list(ops.shape(x)[:axes])
+    free = [axis for axis, size in enumerate(x.shape[:axes]) if size is None]
+    if free:
+        sizes[free[0]] = -1
+    return tuple(sizes)
+
+
 @keras.saving.register_keras_serializable("zoo")
 class Dense(keras.layers.Dense):
     """Keras's dense layer, which can be given a `LowRankAdapter` once it is built, and lose it again.
@@ -29,12 +51,11 @@ class Dense(keras.layers.Dense):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """(..., inputs) to (..., units)."""
-        if self.adapter is None:
-            return super().call(inputs, training=training)
-        x = ops.matmul(inputs, self.kernel)
+        x = multiply(inputs, self.kernel)
         if self.bias is not None:
             x = ops.add(x, self.bias)
-        x = ops.add(x, self.adapter(inputs, training=training))
+        if self.adapter is not None:
+            x = ops.add(x, self.adapter(inputs, training=training))
         return x if self.activation is None else self.activation(x)
 
     def attach(self, adapter: "LowRankAdapter") -> None:

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from zoo.layers.dense import multiply
+
 
 class _Table(keras.layers.Layer):
     """A table of `rows` learned rows of `width` numbers, drawn from a normal distribution of deviation `stddev`."""
@@ -46,7 +48,7 @@ class TokenEmbedding(_Lookup):
         (..., vocabulary_size)."""
         if not reverse:
             return super().call(x)
-        return ops.matmul(ops.cast(x, "float32"), ops.transpose(self.table))
+        return multiply(ops.cast(x, "float32"), ops.transpose(self.table))
 
 
 @keras.saving.register_keras_serializable("zoo")

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from zoo.layers.attention import Cache, MultiHeadAttention
+from zoo.layers.attention import Cache, MultiHeadAttention, later_keys
 from zoo.layers.dropout import Dropout
 from zoo.layers.feed_forward import FeedForward
 from zoo.layers.recomputation import call_recomputed
@@ -87,6 +87,7 @@ class TransformerBlock(keras.layers.Layer):
         context_mask: Any = None,
         cache: Cache | None = None,
         cache_index: Any = None,
+        later: Any = None,
         return_weights: bool = False,
         training: bool | None = None,
     ) -> Any:
@@ -104,6 +105,7 @@ class TransformerBlock(keras.layers.Layer):
                 document_ids=document_ids,
                 cache=cache,
                 cache_index=cache_index,
+                later=later,
                 return_weights=return_weights,
                 training=training,
             )
@@ -179,6 +181,9 @@ class TransformerStack(keras.layers.Layer):
                     context_mask=context_mask,
                 )
             return x
+        # Once for all blocks: in a graph with free axes the shape that it is made from would cut each of them in two.
+        causal = self.blocks and self.blocks[0].attention.causal
+        later = later_keys(x, cache[0] if cache else None, cache_index) if causal else None
         kept = []
         for i, block in enumerate(self.blocks):
             extras: list[Any] = []
@@ -190,6 +195,7 @@ class TransformerStack(keras.layers.Layer):
                 context_mask=context_mask,
                 cache=None if cache is None else cache[i],
                 cache_index=cache_index,
+                later=later,
                 return_weights=return_weights,
                 training=training,
             )
