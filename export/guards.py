@@ -30,9 +30,13 @@ def guarded(function: Signature) -> Signature:
 
 
 def _checked(function: Signature, inputs: Tensors) -> Tensors:
-    # The operator's own message names the input, and it runs even if the shape is known where it is traced.
+    # Its message has the operator's name. It runs even if the shape is known where it is traced.
     shaped = {
-        spec.name: tf.ensure_shape(inputs[spec.name], [None if isinstance(size, Axis) else size for size in spec.shape])
+        spec.name: tf.ensure_shape(
+            inputs[spec.name],
+            [None if isinstance(size, Axis) else size for size in spec.shape],
+            name=f"shape_of_{spec.name}",
+        )
         for spec in function.inputs
     }
     checks = [check for spec in function.inputs for check in _check_values(spec, shaped[spec.name])]

@@ -34,7 +34,7 @@ def write_text_model(model: ZooModel, directory: Path) -> None:
     module = tf.Module()
     module.weights = {name: weight.value for name, weight in model.named_weights().items()}
     module.tokenizer = make_tokenizer(model)
-    traced = {function.name: trace(guarded(function)) for function in text_signatures(model, module.tokenizer)}
+    traced = {function.name: trace(function) for function in text_signatures(model, module.tokenizer)}
     tf.saved_model.save(module, str(directory), signatures=traced)
 
 
@@ -79,14 +79,12 @@ def text_signatures(model: ZooModel, tokenizer: GraphTokenizer) -> list[Signatur
       `image_embedding`, `text_embedding`, `logits_per_image` and `probabilities` (images, texts), and the `label` of
       each image, which is the likeliest of the texts. `encode_text` gives `text_embedding` alone.
 
+    What is asked wrongly is refused, as `export.guards.guarded` says.
+
     Raises:
         UserError: the model answers nothing in words, or its tokenizer cannot write what it generates.
     """
     functions = _Functions(model, tokenizer)
-    if hasattr(model, "encode_text"):
-        return functions.contrast()
-    if generates(model):
-        return functions.generate()
     answers: dict[str, Any] = {
         "classify": functions.classify,
         "tag": functions.tag,
@@ -95,9 +93,15 @@ def text_signatures(model: ZooModel, tokenizer: GraphTokenizer) -> list[Signatur
         "embed": functions.encode,
         "backbone": functions.encode,
     }
-    if model.task not in answers:
+    if hasattr(model, "encode_text"):
+        answer = functions.contrast
+    elif generates(model):
+        answer = functions.generate
+    elif model.task in answers:
+        answer = answers[model.task]
+    else:
         raise UserError(f"a {model.family} model for {model.task!r} gives no answer in words")
-    return answers[model.task]()
+    return [guarded(function) for function in answer()]
 
 
 class _Functions:
@@ -112,14 +116,15 @@ class _Functions:
     def read(self, texts: Any, pairs: Any = None, offsets: bool = False) -> tuple[Tensors, Any]:
         """The model's inputs, and where asked for the offsets."""
         inputs = self.tokenizer(texts, pairs, offsets)
+        # A batch of no rows has no width, and the models need one.
+        missing = [[0, 0], [0, tf.maximum(1 - tf.shape(inputs["token_ids"])[1], 0)], [0, 0]]
+        inputs = {name: tf.pad(value, missing[: value.shape.rank]) for name, value in inputs.items()}
         spans = inputs.pop("offsets", None)
         if self.specification.kind == "bpe":  # without special tokens an empty text would be no token at all
-            end = self.model.tokenizer.end_of_text
             ids, mask = inputs["token_ids"], inputs["padding_mask"]
-            missing = [[0, 0], [0, tf.maximum(1 - tf.shape(ids)[1], 0)]]
-            ids, mask = tf.pad(ids, missing), tf.pad(mask, missing)
             instead = tf.reduce_sum(mask, axis=1, keepdims=True) + tf.range(tf.shape(ids)[1]) == 0
-            inputs = {"token_ids": tf.where(instead, end, ids), "padding_mask": tf.where(instead, 1, mask)}
+            inputs["token_ids"] = tf.where(instead, self.model.tokenizer.end_of_text, ids)
+            inputs["padding_mask"] = tf.where(instead, 1, mask)
         return {name: value for name, value in inputs.items() if name in self.names}, spans
 
     def label(self, numbers: Any) -> Any:
@@ -200,7 +205,8 @@ class _Functions:
             columns = tf.RaggedTensor.from_value_rowids(places[:, 1], places[:, 0], rows)
             # The logits of all other tokens, each as long as the vocabulary, are never made.
             positions = tf.cast(columns.to_tensor(), tf.int32)
-            logits = self.model({**inputs, "masked_positions": positions}, training=False)["logits"]
+            sequence = self.model.backbone(inputs, training=False)["sequence"]
+            logits = self.model.predict_tokens(tf.gather(sequence, positions, batch_dims=1), None)
             known = tf.nn.softmax(logits)[:, :, : self.specification.size]
             best, ids = tf.math.top_k(known, min(CANDIDATES, self.specification.size))
             is_mask = tf.sequence_mask(columns.row_lengths(), tf.shape(positions)[1])[:, :, None]

@@ -15,7 +15,6 @@ from PIL import Image
 
 import zoo
 from export import runtimes
-from export.guards import guarded
 from export.saved_model import trace
 from export.text_model import make_tokenizer, reads_text, text_signatures, write_text_model
 from tests.zoo.reference import assert_close
@@ -73,7 +72,7 @@ def made(
         if (family, task) not in models:
             model = make_model(enliven, tokenizers[family], family, task)
             graph = graphs.setdefault(family, make_tokenizer(model))
-            found = {each.name: trace(guarded(each)) for each in text_signatures(model, graph)}
+            found = {each.name: trace(each) for each in text_signatures(model, graph)}
             models[family, task] = model, found
         return models[family, task]
 
@@ -86,7 +85,7 @@ def clip(enliven: Callable[..., ZooModel], tokenizers: dict[str, Tokenizer]) -> 
     text = {"vocabulary_size": tokenizers["clip"].vocabulary_size}
     model = enliven(zoo.create("clip-nano", text=text, end_token=ids["end"]), seed=1)
     model.tokenizer = tokenizers["clip"]
-    return model, {each.name: trace(guarded(each)) for each in text_signatures(model, make_tokenizer(model))}
+    return model, {each.name: trace(each) for each in text_signatures(model, make_tokenizer(model))}
 
 
 def strings(values: Any) -> Any:
@@ -252,7 +251,7 @@ def test_a_clip_of_the_sigmoid_loss_says_of_each_text_whether_it_fits(
     text = BERTConfig(vocabulary_size=522, max_length=20, width=16, depth=1, num_heads=2, pooler=False)
     model = enliven(zoo.create("clip-nano", text=text, text_pooling="first", end_token=None, loss="sigmoid"))
     model.tokenizer = tokenizers["bert"]
-    (serve, _) = (trace(guarded(each)) for each in text_signatures(model, make_tokenizer(model)))
+    (serve, _) = (trace(each) for each in text_signatures(model, make_tokenizer(model)))
     outputs = serve(image_bytes=tf.constant([picture(1)]), text=tf.constant(TEXTS[:2]))
     expected = model(model_inputs(model, TEXTS[:2], images=[picture(1)]))["logits_per_image"].numpy()
     assert_close(outputs["probabilities"], probabilities_of_pairs(model, expected))
