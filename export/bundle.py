@@ -1,73 +1,89 @@
 """A bundle: one model in every format, with what a client needs beside it and the proof that all compute the same."""
 
 import dataclasses
-import shutil
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from export.artefacts import GENERATE, Plan, write_artefacts
+from export.continuation import continue_prompts
 from export.manifest import FILE as MANIFEST
 from export.manifest import REFERENCE, Artefact, Manifest, Part, digests
-from export.onnx import write_onnx
 from export.processes import ChildFailure, writing
-from export.reference import make_cases
+from export.real import Examples, make_examples
+from export.reference import make_cases, make_real_cases
 from export.report import Report
-from export.saved_model import served_signatures, write_saved_model
 from export.signatures import signatures
-from export.tflite import write_tflite
-from export.verify import measure, time_limit
+from export.text_reference import PREFIX, make_text_cases
+from export.verify import measure
 from zoo.directory import write_config, write_labels
 from zoo.errors import UserError
 from zoo.files import whole_directory
 from zoo.model import ZooModel
 
-FORMATS = ("saved_model", "tflite", "onnx")
+PICTURES = 2  # images, as files, that a model of images and strings is compared on
+PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 2, 8, 16  # what a language model continues for the proof
+
+
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    """What an export is compared on."""
+
+    texts: Sequence[str]
+    images: Sequence[np.ndarray]
+    examples: Examples
 
 
 def export_bundle(
     model: ZooModel,
     out: Path,
     *,
-    formats: Sequence[str] = FORMATS,
+    plan: Plan | None = None,
     texts: Sequence[str] = (),
+    images: Sequence[np.ndarray] = (),
+    examples: Examples | None = None,
     force: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Write `model` to the directory `out` in every format asked for, and verify each one there.
+    """Write `model` to the directory `out` in every format and precision asked for, and verify each file there.
 
-        saved_model/NAME/1/   for TensorFlow Serving; NAME is the model's family
+        saved_model/NAME/1/   for TensorFlow Serving; NAME is the model's family. NAME_text/1/ takes strings and answers
+                              in strings, where the tokenizer can be part of a graph
         model.tflite          for LiteRT, built-in operators only
-        model.onnx            for ONNX Runtime, opset 18 (and model.onnx.data where weights exceed 2 GB)
+        model.onnx            for ONNX Runtime, opset 18 (and model.onnx.data where weights exceed 2 GB); of two towers
+                              encode_image.onnx and encode_text.onnx
+        model.int8.tflite, .. the same in other precisions
         tokenizer/            the tokenizer's files, where there is one
         labels.txt            the names of the classes, where they have some
         preprocessing.json    what images go through before the model sees them, where it sees any
         config.json           the model's configuration
         reference/            inputs, and the Keras model's outputs, for `zoo verify` later
-        report.json, .md      what was measured
+        report.json, .md      what was measured, and .png, which shows it
         bundle.json           the table of contents
 
     Args:
         model: compute dtype float32.
         out: appears when it is whole, and not at all if anything fails.
-        formats: of `FORMATS`.
+        plan: which formats, precisions and shapes; None for every format in float32.
         texts: real text to compare on, tokenized by the model's tokenizer.
+        images: real images to compare on and to calibrate by, uint8 (height, width, 3) of any sizes.
+        examples: what to judge quantised files by, where more is known than texts and images; None for those.
         force: replace what `out` holds now, and keep a bundle that fails its verification.
         progress: called with a line before each step.
 
     Raises:
-        UserError: `out` is taken or cannot be written, an unknown format, an export that was interrupted, that a
-            converter refused, or that is out of tolerance.
+        UserError: `out` is taken or cannot be written, something that cannot be written of this model, an export that
+            was interrupted, that a converter refused, or that is out of tolerance.
     """
-    out = Path(out)
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        raise UserError(
-            f"unknown format {unknown[0]!r}: known are {', '.join(FORMATS)}" if unknown else "no format given"
-        )
-    if model.compute_dtype != "float32":
-        raise UserError(f"the model computes in {model.compute_dtype}: load it with dtype float32 to export it")
+    out, plan = Path(out), plan or Plan()
+    plan.check(model)
     try:
         with writing(out), whole_directory(out, force, marker=MANIFEST) as partial:
-            _fill(model, partial, formats, texts, progress)
+            data = _Data(texts, images, examples or make_examples(model, texts, images))
+            _fill(model, partial, plan, data, progress)
             report = measure(partial, progress)
             report.write(partial)
             if not report.passed and not force:
@@ -80,34 +96,17 @@ def export_bundle(
 
 
 def _fill(
-    model: ZooModel, bundle: Path, formats: Sequence[str], texts: Sequence[str], progress: Callable[[str], None]
+    model: ZooModel,
+    bundle: Path,
+    plan: Plan,
+    data: _Data,
+    progress: Callable[[str], None],
 ) -> None:
-    limit = time_limit(4 * model.count_params())
-    path = f"saved_model/{model.family}/1"
-    progress("writing saved_model")
-    serving = signatures(model)[0]
-    write_saved_model(model, bundle / path, served_signatures(model))
-    artefacts = {"saved_model": _artefact(bundle, path, "tensorflow")}
-    converters = {
-        "tflite": ("model.tflite", "litert", lambda file: write_tflite(bundle / path, [serving.name], file, limit)),
-        "onnx": ("model.onnx", "onnxruntime", lambda file: write_onnx(model, serving, bundle / path, file, limit)),
-    }
-    for name, (file, runtime, convert) in converters.items():
-        if name in formats:
-            progress(f"converting to {name}")
-            try:
-                convert(bundle / file)
-            except ChildFailure as failure:
-                raise ChildFailure(f"the conversion to {name} failed: {failure}") from failure
-            artefacts[name] = _artefact(bundle, file, runtime)
-    if "saved_model" not in formats:  # the other formats are made from it
-        shutil.rmtree(bundle / "saved_model")
-        del artefacts["saved_model"]
-
+    calibration = [inputs for inputs, _ in data.examples.batches]
+    artefacts = write_artefacts(model, bundle, plan, calibration, progress)
     progress("computing the reference")
     (bundle / REFERENCE).mkdir()
-    for case in make_cases(model, texts):
-        case.save(bundle / REFERENCE)
+    _write_reference(model, bundle / REFERENCE, artefacts, data)
     if model.tokenizer is not None:
         model.tokenizer.save(bundle / "tokenizer")
     if model.preprocessing is not None:
@@ -127,5 +126,33 @@ def _fill(
     ).write(bundle)
 
 
-def _artefact(bundle: Path, path: str, runtime: str) -> Artefact:
-    return Artefact(path, digests(bundle, path), runtime)
+def _write_reference(model: ZooModel, directory: Path, artefacts: dict[str, Artefact], data: _Data) -> None:
+    """The cases of every function that an artefact has, and what the model writes after some prompts."""
+    text_ids = np.zeros(0, "int32")
+    if model.tokenizer is not None:
+        text_ids = np.array([id for text in data.texts for id in model.tokenizer.encode(text)], "int32")
+    wanted = {function for artefact in artefacts.values() for function in artefact.functions}
+    for function in signatures(model):
+        if function.name in wanted:
+            own = data.examples.of([spec.name for spec in function.inputs])
+            for case in make_cases(function, text_ids):
+                case.save(directory)
+            for case in make_real_cases(function, own.batches, own.metric):
+                case.save(directory)
+    if any(name.startswith(PREFIX) for name in wanted):
+        for case in make_text_cases(model, data.texts, [_encode(image) for image in data.images[:PICTURES]]):
+            if case.function in wanted:
+                case.save(directory)
+    if GENERATE in wanted:
+        room = model.config.max_length
+        length = max(1, min(PROMPT_TOKENS, room // 2))
+        ids = text_ids if len(text_ids) else np.arange(model.config.vocabulary_size, dtype="int32")
+        prompts = [np.resize(ids[start * len(ids) // PROMPTS :], length).tolist() for start in range(PROMPTS)]
+        continue_prompts(model, prompts, min(NEW_TOKENS, room - length)).save(directory)
+
+
+def _encode(image: np.ndarray) -> bytes:
+    """As a PNG file."""
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "PNG")
+    return content.getvalue()

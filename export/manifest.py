@@ -6,15 +6,18 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from export.metrics import PRECISIONS
+from export.reference import Case
 from export.runtimes import RUNTIMES
 from zoo.errors import UserError
 from zoo.files import write_text
 
 FILE = "bundle.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 REFERENCE = "reference"
 LARGEST = 10_000_000  # bytes of bundle.json, which has some hundred a file
-REPORTS = ("report.json", "report.md")
+BENCH = "bench"
+REPORTS = tuple(f"{name}.{kind}" for name in ("report", BENCH) for kind in ("json", "md", "png"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +47,37 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Artefact(Part):
-    """A model in one format.
+    """A model, or a part of it, in one format and precision.
 
     Attributes:
         runtime: what runs it, a name in `export.runtimes.RUNTIMES`.
+        precision: what its weights are kept in, a name in `export.metrics.PRECISIONS`.
+        functions: which functions of the model it has, of those that there are cases of, and what it calls each of
+            them; and "generate", where it continues texts by a cache.
+        sizes: what the axes are that vary in the model and do not here: "batch", "tokens".
     """
 
     runtime: str
+    precision: str
+    functions: dict[str, str]
+    sizes: dict[str, int]
+
+    def takes(self, case: Case) -> bool:
+        """Whether it can be run on a case: it has the function, and the case fits into its sizes."""
+        mask = case.inputs.get("padding_mask")
+        tokens = 0 if mask is None else mask.shape[1]
+        return case.function in self.functions and tokens <= self.sizes.get("tokens", tokens)
+
+    def check(self) -> None:
+        """Raise ValueError where its fields, which came from a file, are not what they should be."""
+        if self.runtime not in RUNTIMES:
+            raise ValueError(f"unknown runtime {self.runtime!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}")
+        if not isinstance(self.functions, dict) or not all(isinstance(name, str) for name in self.functions.values()):
+            raise ValueError("its functions have no names")
+        if not isinstance(self.sizes, dict) or not all(type(size) is int and size > 0 for size in self.sizes.values()):
+            raise ValueError("its sizes are no numbers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +89,8 @@ class Manifest:
         family: "gpt", ...
         task: what the model was made for, as in `zoo.create`.
         inputs: each one's `zoo.model.TensorSpec` as JSON has it.
-        outputs: their names.
-        artefacts: by name: "saved_model", "tflite", "onnx".
+        outputs: the names of what the model gives.
+        artefacts: by name: "saved_model", "tflite", "onnx_int8", ...
         reference: inputs, and the Keras model's outputs for them.
         beside: what a client needs besides: the configuration, the tokenizer.
 
@@ -120,9 +147,10 @@ class Manifest:
             if not all(isinstance(part.path, str) and isinstance(part.files, dict) for part in parts):
                 raise ValueError("a path or a list of files is not one")
             paths = [path for part in parts for path in (part.path, *part.files)]
-            unknown = [artefact.runtime for artefact in artefacts.values() if artefact.runtime not in RUNTIMES]
-            if unknown or not artefacts:
-                raise ValueError(f"unknown runtime {unknown[0]!r}" if unknown else "no artefacts")
+            if not artefacts:
+                raise ValueError("no artefacts")
+            for artefact in artefacts.values():
+                artefact.check()
             outside = [path for path in paths if not _is_inside(bundle, path)]
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise UserError(f"{file} is not a bundle's table of contents ({error}): export the model again") from None

@@ -1,10 +1,10 @@
-"""What an artefact is held to: inputs of many shapes, and what the Keras model makes of them."""
+"""What an artefact is held to: inputs of many shapes and real ones, and what the Keras model makes of them."""
 
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import safetensors
@@ -12,12 +12,15 @@ from safetensors.numpy import save
 
 from zoo.errors import UserError
 
+if TYPE_CHECKING:  # which needs Keras
+    from export.signatures import Signature
+
 Tensors = dict[str, np.ndarray]
+Purpose = Literal["shapes", "real", "latency"]
 
 SHORT, ODD, LONGEST_UNBOUNDED, LATENCY = 5, 37, 128, 128  # tokens
 WRONG_CONTENT = (ValueError, KeyError, IndexError, TypeError, AttributeError)  # what reading nonsense raises
 OUTPUT_LIMIT = 16 * 2**20  # bytes of outputs that one case stores
-LATENCY_CASE = "latency"
 
 # (batch, length, right-padded, of real text). Every batch size meets every length, but 7 the longest, which costs much
 # and adds nothing; every batch size and every length comes padded, unpadded, as text and as random ids.
@@ -39,23 +42,41 @@ class Case:
 
     Attributes:
         name: what it is, short, fit for a file name.
-        inputs: the model's inputs by name.
-        outputs: the model's outputs by name; cut to `positions` where it names them.
+        function: which function of the model takes them.
+        purpose: "shapes", to compare outputs at; "real", inputs that occur, to take the metric of the task by;
+            "latency", to compare at and to measure the time of.
+        inputs: the function's inputs by name; strings are arrays of bytes.
+        outputs: the function's outputs by name; cut to `positions` where it names them.
         positions: output -> the positions on axis 1 that are kept, evenly spaced with first and last among them;
             outputs that it does not name are kept whole.
+        targets: output -> what is right, int32 of the output's shape without its last axis, as far as it is known; -1
+            where it is not.
+        metric: what the targets are for: "accuracy", or "perplexity" where they are tokens of a text; "" without any.
     """
 
     name: str
+    function: str
+    purpose: Purpose
     inputs: Tensors
     outputs: Tensors
-    positions: dict[str, list[int]]
+    positions: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    targets: Tensors = dataclasses.field(default_factory=dict)
+    metric: str = ""
 
     def save(self, directory: Path) -> None:
         """Write it to `directory` as NAME.safetensors."""
-        tensors = {f"input/{name}": value for name, value in self.inputs.items()}
-        tensors |= {f"output/{name}": np.ascontiguousarray(value) for name, value in self.outputs.items()}
-        content = save(tensors, {"positions": json.dumps(self.positions)})
-        (directory / f"{self.name}.safetensors").write_bytes(content)  # save_file would make it private to its owner
+        groups = {"input": self.inputs, "output": self.outputs, "target": self.targets}
+        tensors, strings = {}, []
+        for group, values in groups.items():
+            for name, value in values.items():
+                if value.dtype.kind == "S":  # as rows of bytes, with zeros behind
+                    strings.append(f"{group}/{name}")
+                    value = np.frombuffer(value.tobytes(), np.uint8).reshape(*value.shape, value.dtype.itemsize)
+                tensors[f"{group}/{name}"] = np.ascontiguousarray(value).reshape(value.shape)  # which a scalar loses
+        facts = {"function": self.function, "purpose": self.purpose, "metric": self.metric}
+        metadata = {"positions": json.dumps(self.positions), "strings": json.dumps(strings), **facts}
+        # `save_file` would make it private to its owner.
+        (directory / f"{self.name}.safetensors").write_bytes(save(tensors, metadata))
 
     @staticmethod
     def load(file: Path) -> "Case":
@@ -64,20 +85,36 @@ class Case:
         Raises:
             UserError: the file is missing or broken.
         """
-        groups: dict[str, Tensors] = {"input": {}, "output": {}}
+        groups: dict[str, Tensors] = {"input": {}, "output": {}, "target": {}}
         try:
             with safetensors.safe_open(file, framework="numpy") as tensors:
-                content = json.loads((tensors.metadata() or {})["positions"])
+                metadata = tensors.metadata() or {}
+                content = json.loads(metadata["positions"])
                 positions = {name: [int(position) for position in kept] for name, kept in content.items()}
+                strings = json.loads(metadata["strings"])
                 for key in tensors.keys():  # noqa: SIM118 - no dict
                     group, name = key.split("/")
-                    groups[group][name] = tensors.get_tensor(key)
-            case = Case(file.stem, groups["input"], groups["output"], positions)
-            if not case.outputs or not all(np.isfinite(value).all() for value in case.outputs.values()):
+                    value = tensors.get_tensor(key)
+                    if key in strings:
+                        value = np.ascontiguousarray(value).view(f"S{value.shape[-1]}")[..., 0]
+                    groups[group][name] = value
+                facts = {name: metadata[name] for name in ("function", "purpose", "metric")}
+            case = Case(
+                file.stem,
+                inputs=groups["input"],
+                outputs=groups["output"],
+                targets=groups["target"],
+                positions=positions,
+                **facts,  # type: ignore[arg-type]
+            )
+            if not case.outputs or not all(_is_finite(value) for value in case.outputs.values()):
                 raise ValueError("its outputs are missing, NaN or infinite")
             for output, kept in positions.items():
                 if len(case.real(output)[0]) != len(kept):
                     raise ValueError(f"positions of {output} do not fit")
+            for output, target in case.targets.items():
+                if target.shape != case.outputs[output].shape[:-1]:
+                    raise ValueError(f"targets of {output} do not fit")
         except (OSError, safetensors.SafetensorError, *WRONG_CONTENT) as error:
             raise UserError(f"{file} cannot be read ({error}): export the model again") from error
         return case
@@ -93,28 +130,27 @@ class Case:
         return mask.astype(bool) if mask.shape == value.shape[:-1] else np.ones(value.shape[:-1], bool)
 
 
-def make_cases(model: Any, texts: Sequence[str] = ()) -> Iterator[Case]:
-    """Inputs by the `GRID`, and one more for the latency (batch 1, at most 128 tokens), with the model's outputs.
+def make_cases(function: "Signature", text_ids: np.ndarray | None = None) -> Iterator[Case]:
+    """Inputs by the `GRID`, and one more for the latency (batch 1, at most 128 tokens), with the function's outputs.
 
     They are computed eagerly and on the CPU: a GPU multiplies float32 matrices in a shorter format by default.
 
     Args:
-        model: a `ZooModel`.
-        texts: real text; without it, or without a tokenizer, random ids stand in.
+        function: of the model.
+        text_ids: int32 (tokens,), real text, which random ids stand in for where there is none.
 
     Raises:
         UserError: an output of the model is not finite.
     """
-    text_ids = np.zeros(0, "int32")
-    if model.tokenizer is not None:
-        text_ids = np.array([id for text in texts for id in model.tokenizer.encode(text)], "int32")
-    axes = {axis.name: axis.maximum for spec in model.input_specs for axis in spec.shape if not isinstance(axis, int)}
+    text_ids = np.zeros(0, "int32") if text_ids is None else text_ids
+    axes = {axis.name: axis.maximum for spec in function.inputs for axis in spec.shape if not isinstance(axis, int)}
     longest = axes.get("tokens") or LONGEST_UNBOUNDED
     lengths = {"short": min(SHORT, longest), "odd": min(ODD, longest), "longest": longest}
     cases = [(batch, lengths[length], padded, real, "") for batch, length, padded, real in GRID]
-    cases.append((1, min(LATENCY, longest), False, True, LATENCY_CASE))
+    cases.append((1, min(LATENCY, longest), False, True, "latency"))
     done = set()
     for seed, (batch, tokens, padded, real, name) in enumerate(cases):
+        purpose: Purpose = "latency" if name else "shapes"
         if not name:
             name = f"batch{batch}"
             if "tokens" in axes:
@@ -124,8 +160,25 @@ def make_cases(model: Any, texts: Sequence[str] = ()) -> Iterator[Case]:
             continue
         done.add(name)
         rng = np.random.default_rng(seed)
-        inputs = _make_inputs(model.input_specs, batch, tokens, padded, text_ids if real else text_ids[:0], rng)
-        yield _answer(model, name, inputs, tokens)
+        inputs = _make_inputs(function.inputs, batch, tokens, padded, text_ids if real else text_ids[:0], rng)
+        yield answer(function, f"{function.name}-{name}", purpose, inputs)
+
+
+def make_real_cases(
+    function: "Signature", batches: Sequence[tuple[Tensors, Tensors]], metric: str = ""
+) -> Iterator[Case]:
+    """Inputs that occur, with the function's outputs.
+
+    Args:
+        function: of the model.
+        batches: inputs, and what is right, as `Case.targets` has it.
+        metric: what is right is for.
+
+    Raises:
+        UserError: an output of the model is not finite.
+    """
+    for number, (inputs, targets) in enumerate(batches):
+        yield answer(function, f"{function.name}-real{number}", "real", inputs, targets, metric if targets else "")
 
 
 def _make_inputs(
@@ -153,19 +206,41 @@ def _make_inputs(
     return inputs
 
 
-def _answer(model: Any, name: str, inputs: Tensors, tokens: int) -> Case:
+def answer(
+    function: "Signature",
+    name: str,
+    purpose: Purpose,
+    inputs: Tensors,
+    targets: Tensors | None = None,
+    metric: str = "",
+) -> Case:
+    """A case of what a function makes of inputs, computed eagerly, on the CPU.
+
+    Raises:
+        UserError: an output is not finite.
+    """
     import keras
+    import tensorflow as tf
 
     with keras.device("cpu:0"):
-        computed = model({key: keras.ops.convert_to_tensor(value) for key, value in inputs.items()}, training=False)
-    outputs, positions = {}, {}
-    for output in model.output_names:
-        value = keras.ops.convert_to_numpy(computed[output])
-        if not np.isfinite(value).all():
+        computed = function.compute({key: tf.constant(value) for key, value in inputs.items()})
+    mask = inputs.get("padding_mask")
+    tokens = None if mask is None else mask.shape[1]
+    outputs, positions, right = {}, {}, dict(targets or {})
+    for output in function.outputs:
+        value = computed[output].numpy()
+        value = value.astype("S") if value.dtype == object else value
+        if not _is_finite(value):
             raise UserError(f"the model's {output} has NaN or infinite values: there is nothing to hold an export to")
         if value.nbytes > OUTPUT_LIMIT and value.ndim > 2 and value.shape[1] == tokens:
             kept = max(2, OUTPUT_LIMIT * tokens // value.nbytes)
             positions[output] = np.unique(np.linspace(0, tokens - 1, kept).astype(int)).tolist()
             value = value[:, positions[output]]
+            if output in right:
+                right[output] = right[output][:, positions[output]]
         outputs[output] = value
-    return Case(name, inputs, outputs, positions)
+    return Case(name, function.name, purpose, inputs, outputs, positions, right, metric)
+
+
+def _is_finite(value: np.ndarray) -> bool:
+    return value.dtype.kind == "S" or bool(np.isfinite(value).all())

@@ -3,20 +3,24 @@
 This file is a program of its own. It runs in a fresh process, in which neither this project nor Keras can be imported:
 what it shows is that an artefact needs nothing but its runtime. FOLDER holds the work and takes the answer:
 
-    request.json   runtime, artefact (a path), cases ({name: {output: positions to keep, or null}}), and, where asked
-                   for, latency ({case, seconds}) and greedy ({prompt, count})
+    request.json   runtime, artefact (a path), sizes (of axes that are fixed), cases ({name: {function, outputs:
+                   {output: {shape, positions to keep or null}}}}), kept (cases whose outputs are wanted), and, where
+                   asked for, latency ({cases, seconds}), operators (true) and continue ({prompts, count, slots})
     inputs.npz     CASE/INPUT for every case
-    outputs.npz    CASE/OUTPUT for every case
-    answer.json    runtime (name and version), load_ms, operators, latency, greedy; or failure, one line
+    outputs.npz    CASE/OUTPUT for every case that is kept
+    answer.json    runtime (name and version), load_ms, peak_memory_mb, latency by case, operators, partitions,
+                   continuations or continuing_failed; or failure, one line
 """
 
 import collections
+import functools
 import importlib.abc
 import json
 import os
+import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -54,11 +58,11 @@ class TensorFlow:
 
     def load(self, path: Path) -> None:
         self.loaded = self.tensorflow.saved_model.load(str(path))
-        self.signature = self.loaded.signatures[SIGNATURE]
 
-    def run(self, inputs: Tensors) -> Tensors:
-        outputs = self.signature(**{name: self.tensorflow.constant(value) for name, value in inputs.items()})
-        return {name: value.numpy() for name, value in outputs.items()}
+    def run(self, function: str, inputs: Tensors, outputs: Iterable[str]) -> Tensors:
+        tensors = {name: self.tensorflow.constant(value) for name, value in inputs.items()}
+        values = {name: value.numpy() for name, value in self.loaded.signatures[function](**tensors).items()}
+        return {name: value.astype("S") if value.dtype == object else value for name, value in values.items()}
 
     def operators(self, path: Path) -> Iterator[str]:
         from tensorflow.core.protobuf import saved_model_pb2
@@ -66,6 +70,43 @@ class TensorFlow:
         graph = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
         for nodes in [graph.node, *(function.node_def for function in graph.library.function)]:
             yield from (node.op for node in nodes)
+
+    def continuing(self, slots: int) -> Callable[[list[int]], np.ndarray]:
+        """A reader of one text: takes the next tokens, and gives the logits of the one after, (vocabulary,)."""
+        cache: dict[str, Any] = {}
+        mask = self.tensorflow.ones([1, slots], self.tensorflow.int32)
+        filled = 0
+
+        def read(tokens: list[int]) -> np.ndarray:
+            nonlocal cache, filled
+            positions = np.arange(filled, filled + len(tokens), dtype="int32")[None]
+            given = {"token_ids": np.array([tokens], "int32"), "positions": positions}
+            tensors = {name: self.tensorflow.constant(value) for name, value in given.items()}
+            if cache:
+                cache["cache_index"] = self.tensorflow.constant(filled)
+            outputs = self.loaded.signatures["decode" if cache else "prefill"](padding_mask=mask, **tensors, **cache)
+            filled += len(tokens)
+            logits = outputs.pop("logits").numpy()[0]
+            cache = outputs
+            return logits
+
+        return read
+
+
+class TensorFlowText(TensorFlow):
+    """A SavedModel with TensorFlow Text's operators, as a server has them: the libraries alone, since the package's
+    Python needs Keras."""
+
+    def __init__(self) -> None:
+        from importlib.metadata import version
+        from importlib.util import find_spec
+
+        super().__init__()
+        found = find_spec("tensorflow_text")
+        for folder in found.submodule_search_locations or () if found else ():
+            for library in sorted(Path(folder, "python", "ops").glob("*.so")):
+                self.tensorflow.load_op_library(str(library))
+        self.version += f", tensorflow-text {version('tensorflow-text')}"
 
 
 class LiteRT:
@@ -80,23 +121,72 @@ class LiteRT:
         self.version = f"ai-edge-litert {version('ai-edge-litert')}"
 
     def load(self, path: Path) -> None:
+        self.path = path
         self.interpreter = self.interpreters.Interpreter(model_path=str(path), num_threads=os.cpu_count())
-        runner = self.interpreter.get_signature_runner(SIGNATURE)
-        self.inputs = {name: detail["index"] for name, detail in runner.get_input_details().items()}
-        self.outputs = {name: detail["index"] for name, detail in runner.get_output_details().items()}
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.functions = self.interpreter.get_signature_list()
+        # Kept runners count as users of the interpreter, whose own `resize_tensor_input` then refuses to work.
+        self.runners = {name: self.interpreter.get_signature_runner(name) for name in self.functions}
+        self.ran: dict[str, dict[str, tuple[int, ...]]] = {}
 
-    def run(self, inputs: Tensors) -> Tensors:
-        shapes = {name: value.shape for name, value in inputs.items()}
-        if shapes != self.shapes:  # the signature runner would do it for every call, and cost time
-            for name, index in self.inputs.items():
-                self.interpreter.resize_tensor_input(index, shapes[name])
-            self.interpreter.allocate_tensors()
-            self.shapes = shapes
-        for name, index in self.inputs.items():
-            self.interpreter.set_tensor(index, inputs[name])
-        self.interpreter.invoke()
-        return {name: self.interpreter.get_tensor(index) for name, index in self.outputs.items()}
+    def run(self, function: str, inputs: Tensors, outputs: Iterable[str]) -> Tensors:
+        self.ran[function] = {name: value.shape for name, value in inputs.items()}
+        return self.runners[function](**inputs)
+
+    def partitions(self) -> dict[str, int]:
+        """Into how many parts XNNPACK cuts each function that was run, at the shapes that it ran with last.
+
+        An interpreter tells it of the first graph of a file only: so each graph is put there in turn.
+        """
+        from ai_edge_litert import schema_py_generated as schema
+
+        content = self.path.read_bytes()
+        model = schema.Model.GetRootAs(content, 0)
+        definitions = map(model.SignatureDefs, range(model.SignatureDefsLength()))
+        graphs = {each.SignatureKey().decode(): each.SubgraphIndex() for each in definitions}
+        table = model._tab
+        start = table.Vector(table.Offset(8))  # of the offsets of the graphs, each counted from where it stands
+        found = {}
+        for function, shapes in self.ran.items():
+            changed, own = bytearray(content), start + 4 * graphs[function]
+            first, this = (place + struct.unpack_from("<I", content, place)[0] for place in (start, own))
+            struct.pack_into("<I", changed, start, this - start)
+            struct.pack_into("<I", changed, own, first - own)
+            interpreter = self.interpreters.Interpreter(model_content=bytes(changed), num_threads=1)
+            for name, each in self.runners[function].get_input_details().items():
+                interpreter.resize_tensor_input(each["index"], shapes[name])
+            interpreter.allocate_tensors()
+            found[function] = sum(each["op_name"] == "DELEGATE" for each in interpreter._get_ops_details())
+        return found
+
+    def continuing(self, slots: int) -> Callable[[list[int]], np.ndarray]:
+        """As `TensorFlow.continuing`. The cache has as many slots as the file says."""
+        details = self.runners["decode"].get_input_details()
+        cache = {
+            name: np.zeros(each["shape"], "float32")
+            for name, each in details.items()
+            if name not in ("token_ids", "position")
+        }
+        chunks = sorted(
+            (int(name.split("_")[1]) for name in self.functions if name.startswith("prefill_")), reverse=True
+        )
+        filled = 0
+
+        def call(function: str, tokens: list[int]) -> Tensors:
+            nonlocal filled
+            given = {"token_ids": np.array([tokens], "int32"), "position": np.array([filled], "int32")}
+            filled += len(tokens)
+            outputs: Tensors = self.runners[function](**given, **cache)
+            cache.update({name: outputs[name] for name in cache})
+            return outputs
+
+        def read(tokens: list[int]) -> np.ndarray:
+            while len(tokens) > 1:
+                size = next((size for size in chunks if size < len(tokens)), 1)
+                call(f"prefill_{size}" if size > 1 else "decode", tokens[:size])
+                tokens = tokens[size:]
+            return call("decode", tokens)["logits"][0]
+
+        return read
 
     def operators(self, path: Path) -> Iterator[str]:
         from ai_edge_litert import schema_py_generated as schema
@@ -123,10 +213,12 @@ class ONNXRuntime:
         options = self.onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         self.session = self.onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.outputs = [output.name for output in self.session.get_outputs()]
+        self.inputs = {each.name: each.shape for each in self.session.get_inputs()}
+        self.outputs = [each.name for each in self.session.get_outputs()]
 
-    def run(self, inputs: Tensors) -> Tensors:
-        return dict(zip(self.outputs, self.session.run(self.outputs, inputs), strict=True))
+    def run(self, function: str, inputs: Tensors, outputs: Iterable[str]) -> Tensors:
+        inputs, wanted = self._completed(inputs), [name for name in outputs if name in self.outputs]
+        return dict(zip(wanted, self.session.run(wanted, inputs), strict=True)) if wanted else {}
 
     def operators(self, path: Path) -> Iterator[str]:
         import onnx  # reads the file; ONNX Runtime does not tell what is in it
@@ -134,42 +226,117 @@ class ONNXRuntime:
         for node in onnx.load(path, load_external_data=False).graph.node:
             yield f"{node.domain}.{node.op_type}" if node.domain else node.op_type
 
+    def continuing(self, slots: int) -> Callable[[list[int]], np.ndarray]:
+        """As `TensorFlow.continuing`."""
+        cache: Tensors = {}
+        filled = 0
 
-RUNTIMES: dict[str, Any] = {"tensorflow": TensorFlow, "litert": LiteRT, "onnxruntime": ONNXRuntime}
+        def read(tokens: list[int]) -> np.ndarray:
+            nonlocal cache, filled
+            token_ids = np.array([tokens], "int32")
+            positions = np.arange(filled, filled + len(tokens), dtype="int32")[None]
+            filled += len(tokens)
+            given = {"token_ids": token_ids, "positions": positions, "padding_mask": np.ones([1, filled], "int32")}
+            outputs = dict(
+                zip(self.outputs, self.session.run(self.outputs, self._completed({**given, **cache})), strict=True)
+            )
+            logits: np.ndarray = outputs.pop("logits")[0, -1]
+            cache = {name.replace("present_", "past_"): value for name, value in outputs.items()}
+            return logits
+
+        return read
+
+    def _completed(self, inputs: Tensors) -> Tensors:
+        """With an empty cache, and with positions from 0, where the file takes them and they are not given."""
+        missing: Tensors = {}
+        for name, shape in self.inputs.items():
+            if name.startswith("past_") and name not in inputs:
+                batch = len(inputs["token_ids"])
+                missing[name] = np.zeros((batch, shape[1], 0, shape[3]), "float32")
+            elif name == "positions" and name not in inputs:
+                ids = inputs["token_ids"]
+                missing[name] = np.broadcast_to(np.arange(ids.shape[1], dtype="int32"), ids.shape)
+        return {**inputs, **missing}
 
 
-def measure_latency(runtime: Any, inputs: Tensors, seconds: float) -> dict[str, float]:
-    """Milliseconds of one call, p50 and p95, over at least 20 calls and about `seconds`, after 5 to warm up."""
-    for _ in range(5):
-        runtime.run(inputs)
+RUNTIMES: dict[str, Any] = {
+    "tensorflow": TensorFlow,
+    "tensorflow_text": TensorFlowText,
+    "litert": LiteRT,
+    "onnxruntime": ONNXRuntime,
+}
+
+
+def run_fitted(runtime: Any, case: dict[str, Any], inputs: Tensors, sizes: dict[str, int]) -> Tensors:
+    """Run a case; where the artefact has fixed sizes, row by row, padded to them and cut again."""
+    outputs = case["outputs"]
+    if not sizes:
+        return runtime.run(case["function"], inputs, outputs)
+    rows = []
+    for row in range(len(next(iter(inputs.values())))):
+        padded = {}
+        for name, value in inputs.items():
+            missing = sizes["tokens"] - value.shape[1] if "tokens" in sizes and value.ndim == 2 else 0
+            padded[name] = np.pad(value[row : row + 1], [(0, 0), (0, missing)]) if missing else value[row : row + 1]
+        rows.append(runtime.run(case["function"], padded, outputs))
+    whole = {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
+    shapes = {name: each["shape"] for name, each in outputs.items() if each["shape"] is not None}
+    return {
+        name: value[tuple(slice(size) for size in shapes[name])] if name in shapes else value
+        for name, value in whole.items()
+    }
+
+
+def measure_latency(call: Callable[[], object], seconds: float) -> dict[str, float]:
+    """Milliseconds of one call, p50 and p95, over at least 20 calls and about `seconds`, after 5 to warm up; of calls
+    that take long, fewer."""
     times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < 20 or (time.perf_counter() < end and len(times) < 1000):
+    began = time.perf_counter()
+    warm = 0
+    while warm < 5 and (warm < 1 or time.perf_counter() - began < seconds):
+        call()
+        warm += 1
+    began = time.perf_counter()
+    while len(times) < 1000:
         start = time.perf_counter()
-        runtime.run(inputs)
+        call()
         times.append(1000 * (time.perf_counter() - start))
+        spent = time.perf_counter() - began
+        if (spent > seconds and len(times) >= 20) or spent > 5 * seconds:
+            break
     return {"p50_ms": float(np.percentile(times, 50)), "p95_ms": float(np.percentile(times, 95)), "calls": len(times)}
 
 
-def continue_greedily(runtime: Any, prompt: list[int], count: int) -> dict[str, Any]:
-    """`count` tokens after `prompt`, each the most likely by a forward pass over all before it; and the smallest
-    distance there was between the two best logits."""
-    ids, gap = list(prompt), float("inf")
+def continue_greedily(read: Callable[[list[int]], np.ndarray], prompt: list[int], count: int) -> dict[str, Any]:
+    """`count` tokens after `prompt`, each the most likely; and the smallest distance that there was between the two
+    best logits, and the milliseconds of each token."""
+    tokens, ids, gap, times = list(prompt), [], float("inf"), []
     for _ in range(count):
-        token_ids = np.array([ids], "int32")
-        logits = runtime.run({"token_ids": token_ids, "padding_mask": np.ones_like(token_ids)})["logits"][0, -1]
+        start = time.perf_counter()
+        logits = read(tokens)
         if not np.isfinite(logits).all():
-            raise ValueError(f"the logits after {len(ids)} tokens are not finite")
+            raise ValueError(f"the logits after {len(prompt) + len(ids)} tokens are not finite")
         second, best = np.partition(logits, -2)[-2:]
         gap = min(gap, float(best - second))
-        ids.append(int(np.argmax(logits)))
-    return {"ids": ids[len(prompt) :], "smallest_gap": gap}
+        tokens = [int(np.argmax(logits))]
+        ids += tokens
+        times.append(1000 * (time.perf_counter() - start))
+    return {"ids": ids, "smallest_gap": gap, "milliseconds": times}
+
+
+def peak_memory() -> float | None:
+    """Of this process so far, in megabytes, as the operating system has it."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:  # no Linux
+        return None
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), None)
 
 
 def answer(folder: Path) -> dict[str, Any]:
     """Do what `request.json` asks; write `outputs.npz`, and return what goes into `answer.json`."""
     request = json.loads((folder / "request.json").read_text())
-    path = Path(request["artefact"])
+    path, sizes, cases = Path(request["artefact"]), request["sizes"], request["cases"]
     runtime = RUNTIMES[request["runtime"]]()
     start = time.perf_counter()
     runtime.load(path)
@@ -179,17 +346,34 @@ def answer(folder: Path) -> dict[str, Any]:
         for key in arrays.files:
             case, name = key.split("/")
             inputs[case][name] = arrays[key]
+    timed = request.get("latency", {"cases": []})
+    result["latency"] = {}
+    for case in timed["cases"]:
+        start = time.perf_counter()
+        run_fitted(runtime, cases[case], inputs[case], sizes)
+        result["latency"][case] = {"first_ms": 1000 * (time.perf_counter() - start)}
     outputs = {}
-    for case, keep in request["cases"].items():
-        for name, value in runtime.run(inputs[case]).items():
-            positions = keep.get(name)
-            outputs[f"{case}/{name}"] = value if positions is None else value[:, positions]
+    for case in request["kept"]:
+        asked = cases[case]
+        for name, value in run_fitted(runtime, asked, inputs[case], sizes).items():
+            if name in asked["outputs"]:
+                positions = asked["outputs"][name]["positions"]
+                outputs[f"{case}/{name}"] = value if positions is None else value[:, positions]
     np.savez(folder / "outputs.npz", **outputs)
-    if "latency" in request:
-        result["latency"] = measure_latency(runtime, inputs[request["latency"]["case"]], request["latency"]["seconds"])
+    for case in timed["cases"]:
+        call = functools.partial(run_fitted, runtime, cases[case], inputs[case], sizes)
+        result["latency"][case] |= measure_latency(call, timed["seconds"])
+    if request.get("operators"):
         result["operators"] = collections.Counter(runtime.operators(path))
-    if "greedy" in request:
-        result["greedy"] = continue_greedily(runtime, **request["greedy"])
+        if hasattr(runtime, "partitions"):
+            result["partitions"] = runtime.partitions()
+    if "continue" in request:
+        prompts, count, slots = (request["continue"][name] for name in ("prompts", "count", "slots"))
+        try:
+            result["continuations"] = [continue_greedily(runtime.continuing(slots), each, count) for each in prompts]
+        except Exception as error:  # what else was found out is told all the same
+            result["continuing_failed"] = f"{type(error).__name__}: {error}"
+    result["peak_memory_mb"] = peak_memory()
     return result
 
 

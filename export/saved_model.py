@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from export.guards import guarded
 from export.signatures import (
     SERVING,
     Signature,
@@ -43,7 +44,8 @@ def served_signatures(model: ZooModel) -> list[Signature]:
     Beside those of `export.signatures.signatures`, these: for a language model `prefill` and `decode`; for a model that
     sees colours one that takes the content of image files, `image_bytes`, string (batch,), and preprocesses them as
     training does: `image_bytes`, which gives what `serving_default` does, or for two towers `encode_image_bytes`. Where
-    classes have names, `label`, string, is the likeliest one's, beside the probabilities.
+    classes have names, `label`, string, is the likeliest one's, beside the probabilities. Each looks at what it is
+    given first, as `export.guards.guarded` says.
     """
     found = [_naming(model, each) if each.name == SERVING else each for each in signatures(model)]
     if generates(model):
@@ -53,7 +55,7 @@ def served_signatures(model: ZooModel) -> list[Signature]:
         seen = by_name.get("encode_image", by_name[SERVING])
         name = IMAGE_BYTES if seen.name == SERVING else f"encode_{IMAGE_BYTES}"
         found.append(_decoding(model, seen, name))
-    return found
+    return [guarded(each) for each in found]
 
 
 def trace(function: Signature) -> Any:

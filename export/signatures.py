@@ -39,8 +39,9 @@ def signatures(model: ZooModel) -> list[Signature]:
     Beside the outputs of the model, `serving_default` gives
 
     - where the logits are of classes: `probabilities`, of the same shape, float32;
-    - where they are of an answer's ends: `start` and `end`, int32 (batch,), the first and the last token of the likeliest
-      answer of at most 30 tokens in the second segment, and `score`, float32 (batch,), the sum of their two logits.
+    - where they are of an answer's ends: `start` and `end`, int32 (batch,), the first and the last token of the
+      likeliest answer of at most 30 tokens in the second segment, and `score`, float32 (batch,), the sum of their
+      two logits.
     """
     conclude, concluded = _conclusion(model)
 
@@ -60,6 +61,12 @@ def signatures(model: ZooModel) -> list[Signature]:
             Signature("encode_text", texts, ("text_embedding",), lambda x: {"text_embedding": model.encode_text(**x)}),
         ]
     return found
+
+
+def portable_signatures(model: ZooModel) -> list[Signature]:
+    """Those that a file for a device or a browser is made of: of two towers each one by itself, else the model."""
+    found = signatures(model)
+    return found[1:] or found
 
 
 def gives_classes(model: ZooModel) -> bool:
@@ -119,10 +126,10 @@ def generates(model: ZooModel) -> bool:
 def serving_cache_signatures(model: ZooModel) -> list[Signature]:
     """`prefill` and `decode`, by which a server's client generates, for any batch and any number of slots.
 
-    Both take `token_ids` and `positions` (batch, tokens) and `padding_mask` (batch, slots), 1 for every slot that holds a
-    real token or will: prompts of several lengths end in the same slot, and begin with padding. `decode` takes the cache
-    and `cache_index` too, an int32 scalar: how many slots are filled. Both give `logits` (batch, vocabulary_size), those
-    of the last token, and the cache with these tokens in it.
+    Both take `token_ids` and `positions` (batch, tokens) and `padding_mask` (batch, slots), 1 for every slot that holds
+    a real token or will: prompts of several lengths end in the same slot, and begin with padding. `decode` takes the
+    cache and `cache_index` too, an int32 scalar: how many slots are filled. Both give `logits` (batch,
+    vocabulary_size), those of the last token, and the cache with these tokens in it.
     """
     c = model.config
     batch, tokens, slots = Axis("batch"), Axis("tokens", c.max_length), Axis("slots", c.max_length)

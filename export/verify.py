@@ -16,25 +16,18 @@ from typing import Any
 
 import numpy as np
 
+from export.continuation import Continuation
 from export.manifest import Artefact, Manifest
+from export.metrics import PRECISIONS, TOLERANCE, compare, judge
 from export.processes import ChildFailure, one_line, raise_if_no_space, run_child, writing
-from export.reference import LATENCY_CASE, Case, Tensors
+from export.reference import Case, Tensors
 from export.report import ArtefactReport, Report
 from zoo.errors import UserError
 
-TOLERANCE = 1e-4  # largest absolute error of a float32 artefact
 LATENCY_SECONDS = 2.0
 PROGRAM = Path(__file__).with_name("runtimes.py")
 
 logger = logging.getLogger("zoo")
-
-
-@dataclasses.dataclass(frozen=True)
-class Continuation:
-    """Text that an artefact wrote: the new token ids, and the smallest distance between the two best logits."""
-
-    ids: list[int]
-    smallest_gap: float
 
 
 def verify_bundle(bundle: Path, progress: Callable[[str], None] = lambda line: None) -> Report:
@@ -59,13 +52,12 @@ def verify_bundle(bundle: Path, progress: Callable[[str], None] = lambda line: N
 def measure(bundle: Path, progress: Callable[[str], None] = lambda line: None) -> Report:
     """As `verify_bundle`, but nothing is written."""
     manifest = Manifest.read(bundle)
-    cases = [Case.load(bundle / name) for name in manifest.reference.files]
-    if LATENCY_CASE not in {case.name for case in cases}:
-        raise UserError(f"{bundle} has no reference case named {LATENCY_CASE!r}: export the model again")
+    cases = load_cases(bundle, manifest)
+    continuation = Continuation.load(bundle / manifest.reference.path)
     artefacts = []
-    for name, artefact in manifest.artefacts.items():
-        progress(f"verifying {name}")
-        artefacts.append(_measure_artefact(bundle, name, artefact, cases))
+    for number, (name, artefact) in enumerate(manifest.artefacts.items(), 1):
+        progress(f"verifying {name} ({number} of {len(manifest.artefacts)})")
+        artefacts.append(_measure_artefact(bundle, name, artefact, cases, continuation))
     return Report(
         name=manifest.name,
         family=manifest.family,
@@ -79,10 +71,9 @@ def measure(bundle: Path, progress: Callable[[str], None] = lambda line: None) -
             for case in cases
         },
         latency_inputs={
-            name: list(value.shape)
+            case.function: {name: list(value.shape) for name, value in case.inputs.items()}
             for case in cases
-            if case.name == LATENCY_CASE
-            for name, value in case.inputs.items()
+            if case.purpose == "latency"
         },
         threads=os.cpu_count() or 1,
         artefacts=artefacts,
@@ -94,114 +85,145 @@ def measure(bundle: Path, progress: Callable[[str], None] = lambda line: None) -
     )
 
 
-def greedy(bundle: Path, artefact: str, prompt_ids: Sequence[int], count: int) -> Continuation:
-    """Continue a prompt with an artefact of a language model, each time with the most likely token.
-
-    Every token costs a forward pass over all before it.
+def load_cases(bundle: Path, manifest: Manifest) -> list[Case]:
+    """The cases of a bundle.
 
     Raises:
-        UserError: no such artefact, a prompt that is empty, out of the vocabulary or too long, or an artefact that
-            fails.
+        UserError: one cannot be read, or there is none to take the latency by.
+    """
+    names = [name for name in manifest.reference.files if name.endswith(".safetensors")]
+    cases = [Case.load(bundle / name) for name in names]
+    if not any(case.purpose == "latency" for case in cases):
+        raise UserError(f"{bundle} has no reference case for the latency: export the model again")
+    return cases
+
+
+def continue_prompts(bundle: Path, artefact: str, prompts: Sequence[Sequence[int]], count: int) -> list[dict[str, Any]]:
+    """Continue prompts with an artefact of a language model, each time with the most likely token, by its cache.
+
+    Returns:
+        For each prompt `ids`, the new tokens; `smallest_gap` between the two best logits; and `milliseconds` of each
+        token, the first of which reads the prompt.
+
+    Raises:
+        UserError: no such artefact, one that does not generate, a prompt that is empty, out of the vocabulary or too
+            long, or an artefact that fails.
     """
     bundle = Path(bundle)
     manifest = Manifest.read(bundle)
-    if artefact not in manifest.artefacts:
-        raise UserError(f"{bundle} has no artefact {artefact!r}: it has {', '.join(manifest.artefacts)}")
+    part = find_artefact(bundle, manifest, artefact)
+    if "generate" not in part.functions:
+        raise UserError(f"{artefact} of {bundle} cannot continue text")
     try:
         spec = next(spec for spec in manifest.inputs if spec["name"] == "token_ids")
         highest, longest = int(spec["highest"]), int(spec["shape"][1]["maximum"])
-    except (StopIteration, KeyError, TypeError, ValueError):
+    except (StopIteration, KeyError, TypeError, ValueError, IndexError):
         raise UserError(f"{bundle} holds no language model: it cannot continue text") from None
-    if not 1 <= len(prompt_ids) <= longest - count:
-        room = f"with {count} new ones, 1 to {longest - count} are possible"
-        raise UserError(f"the prompt has {len(prompt_ids)} tokens: {room}")
-    outside = [token for token in prompt_ids if not 0 <= token <= highest]
-    if outside:
-        raise UserError(f"the prompt's token id {outside[0]} is not one of 0 to {highest}")
-    request = {"greedy": {"prompt": [int(token) for token in prompt_ids], "count": count}}
+    for prompt in prompts:
+        if not 1 <= len(prompt) <= longest - count:
+            room = f"with {count} new ones, 1 to {longest - count} are possible"
+            raise UserError(f"the prompt has {len(prompt)} tokens: {room}")
+        outside = [token for token in prompt if not 0 <= token <= highest]
+        if outside:
+            raise UserError(f"the prompt's token id {outside[0]} is not one of 0 to {highest}")
+    asked = [[int(token) for token in prompt] for prompt in prompts]
+    request = {"continue": {"prompts": asked, "count": count, "slots": max(map(len, asked), default=0) + count}}
     try:
         with writing(bundle):
-            answer, _ = _run(bundle, manifest.artefacts[artefact], [], request)
-        return Continuation(**answer["greedy"])
+            answer, _ = run_alone(bundle, part, [], request)
+        if "continuing_failed" in answer:
+            raise ChildFailure(one_line(answer["continuing_failed"]))
+        found = answer["continuations"]
+        return [{name: each[name] for name in ("ids", "smallest_gap", "milliseconds")} for each in found]
     except (ChildFailure, KeyError, TypeError) as error:
         raise UserError(f"{artefact} of {bundle} cannot continue the prompt: {error}") from None
 
 
-def run_artefact(bundle: Path, artefact: str, inputs: Tensors) -> Tensors:
-    """What an artefact makes of inputs, in its own runtime: its outputs by name.
+def run_artefact(bundle: Path, artefact: str, function: str, inputs: Tensors) -> Tensors:
+    """What an artefact makes of inputs, in its own runtime: the outputs of one of its functions by name.
 
     Args:
         bundle: that holds it.
-        artefact: its name.
+        artefact: its name; where each function has a file of its own, without that function's.
+        function: its name.
         inputs: by name, with a batch axis.
 
     Raises:
-        UserError: no such artefact, or it fails.
+        UserError: no such artefact or function, or it fails.
     """
     bundle = Path(bundle)
     manifest = Manifest.read(bundle)
-    if artefact not in manifest.artefacts:
-        raise UserError(f"{bundle} has no artefact {artefact!r}: it has {', '.join(manifest.artefacts)}")
-    case = Case("given", inputs, {}, {})
+    alone = f"{artefact}_{function}"
+    part = find_artefact(bundle, manifest, alone if alone in manifest.artefacts else artefact)
+    known = next((case.outputs for case in load_cases(bundle, manifest) if case.function == function), None)
+    if known is None or function not in part.functions:
+        raise UserError(f"{artefact} of {bundle} has no function {function!r}: it has {', '.join(part.functions)}")
+    case = Case("given", function, "shapes", inputs, known)
     try:
         with writing(bundle):
-            _, outputs = _run(bundle, manifest.artefacts[artefact], [case], {})
+            _, outputs = run_alone(bundle, part, [case], {})
         return outputs[case.name]
     except (ChildFailure, KeyError) as error:
         raise UserError(f"{artefact} of {bundle} cannot run: {error}") from None
 
 
-def _measure_artefact(bundle: Path, name: str, artefact: Artefact, cases: Sequence[Case]) -> ArtefactReport:
+def find_artefact(bundle: Path, manifest: Manifest, name: str) -> Artefact:
+    """The artefact of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in manifest.artefacts:
+        raise UserError(f"{bundle} has no artefact {name!r}: it has {', '.join(manifest.artefacts)}")
+    return manifest.artefacts[name]
+
+
+def _measure_artefact(
+    bundle: Path, name: str, artefact: Artefact, cases: Sequence[Case], continuation: Continuation | None
+) -> ArtefactReport:
     failures = [f"{file} is missing or was altered after the export" for file in artefact.altered(bundle)]
-    report = ArtefactReport(name, artefact.path, artefact.size(bundle), failures)
-    request = {"latency": {"case": LATENCY_CASE, "seconds": LATENCY_SECONDS}}
+    report = ArtefactReport(name, artefact.path, artefact.precision, artefact.size(bundle), failures)
+    cases = [case for case in cases if artefact.takes(case)]
+    timed = [case.name for case in cases if case.purpose == "latency"]
+    request: dict[str, Any] = {"latency": {"cases": timed, "seconds": LATENCY_SECONDS}, "operators": True}
+    continues = continuation is not None and "generate" in artefact.functions
+    if continuation is not None and continues:
+        request["continue"] = continuation.request()
     try:
-        answer, outputs = _run(bundle, artefact, cases, request)
+        answer, outputs = run_alone(bundle, artefact, cases, request)
+        latency = [answer["latency"][case] for case in timed]
         figures: dict[str, Any] = {
             "runtime": answer["runtime"],
             "load_ms": answer["load_ms"],
-            "latency_p50_ms": answer["latency"]["p50_ms"],
-            "latency_p95_ms": answer["latency"]["p95_ms"],
+            "peak_memory_mb": answer["peak_memory_mb"],
             "operators": answer["operators"],
+            "partitions": answer.get("partitions", {}),
         }
+        if latency:  # of several functions, all of them one after the other
+            for ours, theirs in (("first", "first"), ("latency_p50", "p50"), ("latency_p95", "p95")):
+                figures[f"{ours}_ms"] = sum(each[f"{theirs}_ms"] for each in latency)
+        if "continuing_failed" in answer:
+            failures.append(f"cannot continue prompts: {one_line(answer['continuing_failed'])}")
+        elif continuation is not None and continues:
+            figures |= continuation.judge(answer["continuations"], artefact.precision, failures)
     except ChildFailure as failure:
         failures.append(str(failure))
         return report
     except (KeyError, TypeError) as error:
         failures.append(f"its runtime gave no readable answer: {error!r} is missing")
         return report
-    return dataclasses.replace(report, **figures, **_compare(cases, outputs, failures))
+    limits = PRECISIONS[artefact.precision]
+    wrong: list[str] = []
+    figures |= compare(cases, outputs, limits.error, wrong)
+    if not wrong and artefact.precision != "float32":
+        real = [case for case in cases if case.purpose == "real"]
+        figures["metrics"] = judge(real, outputs)
+        wrong = [failure for metric in figures["metrics"] if (failure := metric.failure(limits)) is not None]
+    failures += wrong
+    return dataclasses.replace(report, **figures)
 
 
-def _compare(cases: Sequence[Case], outputs: dict[str, Tensors], failures: list[str]) -> dict[str, Any]:
-    """The errors over all cases; adds to `failures`. A padded position counts as any other: what the model computes
-    there is as well defined. Only its top token means nothing."""
-    worst, total, count, agreed, ranked = 0.0, 0.0, 0, 0, 0
-    problems: dict[str, list[str]] = collections.defaultdict(list)
-    for case in cases:
-        for name, expected in case.outputs.items():
-            value = outputs.get(case.name, {}).get(name)
-            if value is None:
-                problems[f"{name} is missing"].append(case.name)
-            elif value.shape != expected.shape or value.dtype != expected.dtype:
-                problems[f"{name} has a wrong shape or type"].append(f"{case.name}, {value.dtype} {value.shape}")
-            elif not np.isfinite(value).all():
-                problems[f"{name} has NaN or infinite values"].append(case.name)
-            else:
-                error = np.abs(value.astype("float64") - expected)
-                worst, total, count = max(worst, float(error.max())), total + float(error.sum()), count + error.size
-                same = (value.argmax(-1) == expected.argmax(-1))[case.real(name)]
-                agreed, ranked = agreed + int(same.sum()), ranked + same.size
-    for problem, where in problems.items():
-        failures.append(f"{problem} in {len(where)} of {len(cases)} cases ({where[0]})")
-    if not count and not problems:
-        failures.append("there is nothing to compare it with")
-    if worst > TOLERANCE:
-        failures.append(f"differs from the Keras model by {worst:.1e}, more than {TOLERANCE:g}")
-    return {"max_error": worst, "mean_error": total / count, "top_agreement": agreed / ranked} if count else {}
-
-
-def _run(
+def run_alone(
     bundle: Path, artefact: Artefact, cases: Sequence[Case], request: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensors]]:
     """Run an artefact by `runtimes.py`; returns its answer, and the outputs by case.
@@ -215,7 +237,12 @@ def _run(
         work = {
             "runtime": artefact.runtime,
             "artefact": str((bundle / artefact.path).resolve()),
-            "cases": {case.name: case.positions for case in cases},
+            "sizes": artefact.sizes,
+            "cases": {
+                case.name: {"function": artefact.functions[case.function], "outputs": _asked_for(case)}
+                for case in cases
+            },
+            "kept": [case.name for case in cases],
         }
         (folder / "request.json").write_text(json.dumps(work | request))
         inputs: dict[str, Any] = {f"{case.name}/{key}": value for case in cases for key, value in case.inputs.items()}
@@ -236,6 +263,17 @@ def _run(
             raise ChildFailure(f"its runtime gave no readable answer: {error}") from None
         raise_if_no_space(failure)
         raise ChildFailure(one_line(failure))
+
+
+def _asked_for(case: Case) -> dict[str, dict[str, Any]]:
+    """Of each output the shape that it has, whole, and the positions that are kept of it."""
+    asked = {}
+    for name, value in case.outputs.items():
+        positions, shape = case.positions.get(name), list(value.shape)
+        if positions is not None:
+            shape[1] = case.inputs["padding_mask"].shape[1]
+        asked[name] = {"shape": shape, "positions": positions}
+    return asked
 
 
 def time_limit(size: int) -> float:

@@ -53,7 +53,7 @@ def create(preset: str, task: str | None = None, dtype: str = "float32", **overr
         UserError: an unknown preset, task or field, or a value that is not allowed.
     """
     family, config = find_preset(preset)
-    return _build(family, config.replace(**overrides), task or family.main_task, dtype)
+    return build(family, config.replace(**overrides), task or family.main_task, dtype)
 
 
 def load(source: str | Path, task: str | None = None, dtype: str = "float32", **overrides: Any) -> ZooModel:
@@ -90,7 +90,7 @@ def load(source: str | Path, task: str | None = None, dtype: str = "float32", **
     if task != saved.task and saved.layout is None and getattr(config, "pooler", False):
         with open_tensors(path) as tensors:
             config = config.replace(pooler=POOLER in tensors)  # what was never there is no part of a backbone
-    model = _build(saved.family, config, task, dtype)
+    model = build(saved.family, config, task, dtype)
     with open_tensors(path) as tensors:
         _assign(model, tensors, saved)
     model.tokenizer = tokenizer
@@ -226,7 +226,8 @@ def _load_tokenizer(directory: Path, config: Any) -> Tokenizer | None:
     return tokenizer
 
 
-def _build(family: Family, config: Any, task: str, dtype: str) -> ZooModel:
+def build(family: Family, config: Any, task: str, dtype: str) -> ZooModel:
+    """A model of a configuration that is known to be right, with fresh weights."""
     model = family.model_class(task)(config, task=task, dtype=dtype)
     model.build()
     return model

@@ -3,59 +3,29 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from tyro.conf import Positional, arg
+from typing import Any
 
 from recipes.command.parsing import parse
-from recipes.data import answered, completions, image_columns, labelled, pairs, questions, sentences, tagged
+from recipes.data import completions, image_columns
 from recipes.data.documents import Document
 from recipes.data.held_out import require_apart
 from recipes.data.masking import MASK_RATE, Masking
 from recipes.data.packing import pack
-from recipes.data.questions import STRIDE
 from recipes.data.sequences import FullSequences, MaskedSequences
 from recipes.data.tables import open_table
 from recipes.data.text import Corpus, find_documents, open_corpus
-from recipes.engine.directory import RECORD
 from recipes.engine.start import start_tensorflow
-from recipes.measures import (
-    Answering,
-    Classification,
-    Completion,
-    ImageClassification,
-    MaskedTokens,
-    Measure,
-    Retrieval,
-    Tagging,
-)
-from zoo.directory import LABELS, Saved, find_model_directory, read_saved
+from recipes.measures import ImageClassification, MaskedTokens
+from recipes.measuring import Measured, find_length, open_measure, prompt_columns, read_images, recorded
+from zoo.directory import Saved, find_model_directory, read_saved
 from zoo.errors import UserError
-from zoo.files import read_json
-from zoo.huggingface import reading_length
 from zoo.text import Tokenizer
-from zoo.text.entities import OUTSIDE, split_label
-
-if TYPE_CHECKING:
-    from recipes.data.labelled_images import LabelledImages
 
 TABLES = ("classify", "tag", "answer", "embed")  # tasks that are measured by tables alone
 
 
 @dataclasses.dataclass(frozen=True)
-class AnyColumns(
-    labelled.Columns,
-    sentences.TagColumns,
-    questions.QuestionColumns,
-    completions.CompletionColumns,
-    image_columns.ImageColumns,
-    image_columns.CaptionColumns,
-):
-    """Which columns of a table hold what; guessed where their names are plain."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Measured):
     """Measure a model by its task. The last line of standard output is one JSON object.
 
     A language model, how well it predicts a text: loss in nats a token, perplexity, bits per byte, and the numbers of
@@ -71,29 +41,12 @@ class Evaluate:
     captions, by recall at 1 and 10, mean reciprocal rank and median rank, and the number of pairs.
     """
 
-    source: Annotated[Positional[Path], arg(metavar="SOURCE")]
-    """Model directory, or a run that holds one."""
-    data: Path
-    """Text file, or folder of text files; a table; or a folder of label/name.jpg."""
     neighbours: Path | None = None
     """Of images, others whose classes are known, such as those of the training: the classes are told by the nearest."""
     validation_fraction: float | None = None
     """Of a text, measure only what training with this fraction holds out; None for all of it."""
     mask_rate: float | None = None
     """The part of a text's tokens to mask; None for that of the run, and else 0.15."""
-    columns: AnyColumns = dataclasses.field(default_factory=AnyColumns)
-    max_length: int | None = None
-    """Longest input in tokens, of a table or for a masked language model; None for that of the run, and else the
-    model's."""
-    stride: int | None = None
-    """Of questions, by how many tokens of a context a window is further on than the one before; None for that of the
-    run, and else 128."""
-    separator: str | None = None
-    """Of prompts, the text between them and their completions; None for that of the run, and else for a line's end."""
-    completions: int = 50
-    """Of prompts, how many the model completes at most, evenly spaced; 0 for none."""
-    batch_size: int = 16
-    """Windows, rows or images at a time; it does not change the result, but for which tokens are masked."""
 
 
 def run(arguments: list[str]) -> int:
@@ -125,62 +78,18 @@ def run(arguments: list[str]) -> int:
 
 def _has_prompts(settings: Evaluate) -> bool:
     """Whether the data is a table of prompts and completions, and no text."""
-    return not completions.is_text(settings.data, _prompt_columns(settings), settings.columns.text_column)
-
-
-def _prompt_columns(settings: Evaluate) -> completions.CompletionColumns:
-    columns = settings.columns
-    return completions.CompletionColumns(columns.prompt_column, columns.completion_column, columns.input_column)
+    return not completions.is_text(settings.data, prompt_columns(settings), settings.columns.text_column)
 
 
 def _judge(settings: Evaluate, saved: Saved) -> dict[str, Any]:
     """The figures of a model by a table."""
     if settings.validation_fraction is not None:
         raise UserError("--validation-fraction is for texts: a table is measured as a whole")
-    measure, counts = _open_measure(settings, saved)
+    measure, counts = open_measure(settings, saved)
     start_tensorflow()
     import zoo
 
     return {**measure.figures(measure.judge(zoo.load(saved.directory))), **counts}
-
-
-def _open_measure(settings: Evaluate, saved: Saved) -> tuple[Measure, dict[str, int]]:
-    """A measure for the model's task, by the table; and how many examples it is made of."""
-    if not hasattr(saved.config, "vocabulary_size"):
-        raise UserError(f"{saved.directory} is a {saved.family.name} model, and zoo eval measures those that read text")
-    tokenizer, size = Tokenizer.load(saved.directory), settings.batch_size
-    length = _length(settings, saved, tokenizer)
-    table = open_table(settings.data)
-    if saved.task == "answer":
-        asked = questions.find_columns(table, settings.columns)
-        stride = settings.stride or _recorded(settings, ("settings", "stride"), STRIDE)
-        answers = answered.read_answered(table, asked, tokenizer, length, stride)
-        null = _recorded(settings, ("facts", "unanswerable"), int(answers.has_unanswerable)) > 0
-        return Answering(answers, tokenizer, length, size, null), {"questions": len(answers)}
-    if saved.task == "generate":
-        prompts = completions.find_columns(table, _prompt_columns(settings))
-        rows = completions.read_completions(table, prompts, tokenizer)
-        separator = settings.separator
-        if separator is None:
-            separator = _recorded(settings, ("settings", "separator"), completions.SEPARATOR)
-        source = completions.CompletionSource(rows, tokenizer, length, separator)
-        return Completion(source, size, settings.completions), {"rows": len(rows)}
-    if saved.task == "embed":
-        sides = pairs.find_columns(table, pairs.PairColumns(settings.columns.text_column, settings.columns.pair_column))
-        texts = pairs.read_pairs(table, sides, tokenizer)
-        if len(texts) < 2:
-            raise UserError(f"{settings.data} has {len(texts)} row: there is no other text to tell its own from")
-        return Retrieval(texts, tokenizer, length, size), {"pairs": len(texts)}
-    if saved.labels is None:
-        raise UserError(f"{saved.directory} has no {LABELS}: what its classes are called is not known")
-    if saved.task == "tag":
-        types = dict.fromkeys(split_label(label)[1] for label in saved.labels if label != OUTSIDE)
-        layout = sentences.find_layout(table, settings.columns)
-        tags = tagged.read_tagged(table, layout, tokenizer, tuple(types))
-        return Tagging(tags, tokenizer, length, size), {"sentences": len(tags)}
-    columns = labelled.find_columns(table, settings.columns)
-    classes = labelled.read_labelled(table, columns, tokenizer, saved.labels)
-    return Classification(classes, labelled.TextSource(classes, tokenizer, length), size), {"rows": len(classes)}
 
 
 def _see(settings: Evaluate, saved: Saved) -> dict[str, Any]:
@@ -192,8 +101,8 @@ def _see(settings: Evaluate, saved: Saved) -> dict[str, Any]:
         )
     if settings.neighbours is not None:
         require_apart(open_table(settings.neighbours), open_table(settings.data))
-    known = None if settings.neighbours is None else _read_images(settings, settings.neighbours, ())
-    images = _read_images(settings, settings.data, (saved.labels or ()) if known is None else known.labels)
+    known = None if settings.neighbours is None else read_images(settings, settings.neighbours, ())
+    images = read_images(settings, settings.data, (saved.labels or ()) if known is None else known.labels)
     start_tensorflow()
     import zoo
     from recipes.data.labelled_images import ImageSource
@@ -209,13 +118,6 @@ def _see(settings: Evaluate, saved: Saved) -> dict[str, Any]:
     return {**neighbour_figures(sides[0], known.targets, sides[1], images.targets), "images": len(images)}
 
 
-def _read_images(settings: Evaluate, path: Path, labels: tuple[str, ...]) -> "LabelledImages":
-    from recipes.data.labelled_images import read_labelled
-
-    table = open_table(path)
-    return read_labelled(table, image_columns.find_columns(table, settings.columns), labels)
-
-
 def _match(settings: Evaluate, saved: Saved) -> dict[str, Any]:
     """The figures of a CLIP by images with captions."""
     _refuse(settings, "validation_fraction", "mask_rate", "stride", "separator")
@@ -224,7 +126,7 @@ def _match(settings: Evaluate, saved: Saved) -> dict[str, Any]:
 
     tokenizer, table = Tokenizer.load(saved.directory), open_table(settings.data)
     columns = settings.columns
-    trained_on = _recorded(settings, ("settings", "columns", "caption_column"), [])[:1]
+    trained_on = recorded(settings, ("settings", "columns", "caption_column"), [])[:1]
     if not columns.caption_column and all(name in table.columns for name in trained_on):
         columns = dataclasses.replace(columns, caption_column=tuple(trained_on))
     data = read_captions(table, image_columns.find_caption_columns(table, columns))
@@ -234,32 +136,9 @@ def _match(settings: Evaluate, saved: Saved) -> dict[str, Any]:
     import zoo
 
     model = zoo.load(saved.directory)
-    source = CaptionSource(data, model.preprocessing, tokenizer, _length(settings, saved, tokenizer))
+    source = CaptionSource(data, model.preprocessing, tokenizer, find_length(settings, saved, tokenizer))
     measure = Matching(source, settings.batch_size)
     return {**measure.figures(measure.judge(model)), "pairs": len(data)}
-
-
-def _length(settings: Evaluate, saved: Saved, tokenizer: Tokenizer) -> int:
-    """The most tokens of an input."""
-    longest = reading_length(tokenizer, saved.config)
-    return min(settings.max_length or _recorded(settings, ("settings", "origin", "max_length"), longest), longest)
-
-
-def _recorded(settings: Evaluate, path: tuple[str, ...], otherwise: Any) -> Any:
-    """What the record of a run says, where the source is one and it says anything of this.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    record = settings.source / RECORD
-    value = read_json(record) if record.is_file() else None
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
-    if value is None:
-        return otherwise
-    if type(value) is not type(otherwise):
-        raise UserError(f"{record} is damaged: {'.'.join(path)} is {value!r:.80}")
-    return value
 
 
 def _documents(settings: Evaluate) -> tuple[Document, ...]:
@@ -280,10 +159,10 @@ def _fill(settings: Evaluate, saved: Saved) -> dict[str, Any]:
     """The figures of a masked language model by a text."""
     _refuse(settings, "stride", "separator")
     tokenizer = Tokenizer.load(saved.directory)
-    rate = settings.mask_rate or _recorded(settings, ("settings", "mask_rate"), MASK_RATE)
-    masking = Masking(tokenizer, rate, _recorded(settings, ("settings", "whole_words"), False))
+    rate = settings.mask_rate or recorded(settings, ("settings", "mask_rate"), MASK_RATE)
+    masking = Masking(tokenizer, rate, recorded(settings, ("settings", "whole_words"), False))
     packed = pack(Corpus((), _documents(settings)), tokenizer)
-    sequences = FullSequences(packed.tokens("validation"), tokenizer, _length(settings, saved, tokenizer), None)
+    sequences = FullSequences(packed.tokens("validation"), tokenizer, find_length(settings, saved, tokenizer), None)
     source = MaskedSequences(sequences, masking, tokenizer.special_ids["pad"], pairs=False)
     measure = MaskedTokens(source, settings.batch_size)
     start_tensorflow()

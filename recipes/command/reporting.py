@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from export.report import Report
+from export.bench import Bench
+from export.report import Report, figure, shown
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -28,30 +29,53 @@ def print_report(report: Report, as_json: bool) -> None:
 
 
 def report_table(report: Report) -> Table:
-    """One row an artefact: size, error, agreement, latency, verdict."""
+    """One row an artefact: size, how near it is to the model, latency, verdict."""
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         title=f"{report.name}, {report.task}: each artefact in its own runtime",
     )
-    for heading in ("artefact", "MB", "max error", "mean error", "top token", "p50 ms", "p95 ms", ""):
-        table.add_column(heading, justify="left" if heading in ("artefact", "") else "right", no_wrap=True)
+    for heading in ("artefact", "MB", "max error", "top", "metric", "p50 ms", "p95 ms", ""):
+        left = heading in ("artefact", "metric", "")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "metric")
     for artefact in report.artefacts:
         table.add_row(
             artefact.name,
             f"{artefact.bytes / 1e6:.2f}",
-            _shown(artefact.max_error, ".1e"),
-            _shown(artefact.mean_error, ".1e"),
-            _shown(artefact.top_agreement, ".2%"),
-            _shown(artefact.latency_p50_ms, ".2f"),
-            _shown(artefact.latency_p95_ms, ".2f"),
+            figure(artefact.max_error, ".1e"),
+            figure(artefact.top_agreement, ".2%"),
+            shown(artefact.metrics),
+            figure(artefact.latency_p50_ms, ".2f"),
+            figure(artefact.latency_p95_ms, ".2f"),
             "ok" if artefact.passed else "[red]FAILED[/red]",
         )
     return table
 
 
-def _shown(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def print_bench(bench: Bench, as_json: bool) -> None:
+    """Print the table of timings, or all of them as one JSON object, on standard output."""
+    if as_json:
+        print(json.dumps(dataclasses.asdict(bench)))
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"{bench.name}, {bench.task}: latency")
+    several = len({each.function for each in bench.timings}) > 1
+    for heading in ("artefact", "batch", "MB", "load ms", "first ms", "p50 ms", "p95 ms", "x Keras"):
+        table.add_column(heading, justify="left" if heading == "artefact" else "right", no_wrap=True)
+    for each in bench.timings:
+        table.add_row(
+            f"{each.artefact} {each.function}" if several else each.artefact,
+            f"{each.batch}" if each.tokens is None else f"{each.batch} x {each.tokens}",
+            f"{each.bytes / 1e6:.2f}",
+            f"{each.load_ms:.0f}",
+            f"{each.first_ms:.1f}",
+            f"{each.p50_ms:.2f}",
+            f"{each.p95_ms:.2f}",
+            f"{each.speedup:.2f}",
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    for line in bench.failures:
+        console.print(line, style="red", markup=False)
 
 
 def tell(line: str) -> None:

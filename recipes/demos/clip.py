@@ -52,14 +52,14 @@ def travel(journey: Journey) -> Arrival:
     report = export_bundle(model, bundle, force=journey.force, progress=tell)
     files, right, statements = _read(data / "test.jsonl")
     tell(f"telling {len(files)} pictures with the Keras model and each artefact")
-    # An artefact takes as many texts as images: the statements come round again.
-    rows = [statements[place % len(statements)] for place in range(len(files))]
-    inputs = model_inputs(model, texts=rows, images=files)
-    embeddings = {"keras": (model.encode_image(inputs["images"]), class_embeddings(model, statements, ("{}",)))}
+    pictures, texts = model_inputs(model, images=files), model_inputs(model, texts=statements)
+    embeddings = {"keras": (model.encode_image(**pictures), class_embeddings(model, statements, ("{}",)))}
     for artefact in ARTEFACTS:
-        outputs = run_artefact(bundle, artefact, inputs)
-        embeddings[artefact] = (outputs["image_embedding"], outputs["text_embedding"][: len(statements)])
-    answers = {name: np.argmax(images @ np.transpose(texts), axis=1) for name, (images, texts) in embeddings.items()}
+        embeddings[artefact] = (
+            run_artefact(bundle, artefact, "encode_image", pictures)["image_embedding"],
+            run_artefact(bundle, artefact, "encode_text", texts)["text_embedding"],
+        )
+    answers = {name: np.argmax(seen @ np.transpose(said), axis=1) for name, (seen, said) in embeddings.items()}
     accuracies, agree = judge(answers, np.array(right))
     recall = trained["validation_text_to_image_recall_at_10"]
     result = {

@@ -81,16 +81,16 @@ def travel(journey: Journey) -> Arrival:
 
 
 def _continue_everywhere(model: Any, bundle: Any, prompt: str) -> tuple[dict[str, str], float]:
-    """The greedy continuation of `prompt` by the Keras model, with its cache, and by every artefact, by full passes;
-    and the smallest distance between the two best logits that any artefact met."""
-    from export.verify import greedy
+    """The greedy continuation of `prompt` by the Keras model and by every artefact, each with its cache; and the
+    smallest distance between the two best logits that any artefact met."""
+    from export.verify import continue_prompts
     from zoo.generation import Generator
 
     prompt_ids = model.tokenizer.encode(prompt)
     texts = {"keras": model.tokenizer.decode(Generator(model).generate([prompt_ids], NEW_TOKENS)[0])}
     gaps = []
     for artefact in ARTEFACTS:
-        continuation = greedy(bundle, artefact, prompt_ids, NEW_TOKENS)
-        texts[artefact] = model.tokenizer.decode(continuation.ids)
-        gaps.append(continuation.smallest_gap)
+        (continuation,) = continue_prompts(bundle, artefact, [prompt_ids], NEW_TOKENS)
+        texts[artefact] = model.tokenizer.decode(continuation["ids"])
+        gaps.append(continuation["smallest_gap"])
     return texts, min(gaps)

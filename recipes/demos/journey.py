@@ -68,11 +68,12 @@ def classify_everywhere(
     import numpy as np
     from keras import ops
 
+    from export.signatures import SERVING
     from export.verify import run_artefact
 
     answers = {"keras": ops.convert_to_numpy(model(inputs, training=False)["logits"]).argmax(axis=1)}
     for artefact in ARTEFACTS:
-        answers[artefact] = run_artefact(bundle, artefact, inputs)["logits"].argmax(axis=1)
+        answers[artefact] = run_artefact(bundle, artefact, SERVING, inputs)["logits"].argmax(axis=1)
     return judge(answers, np.array([model.labels.index(label) for label in labels]))
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import zoo
 from export import verify
+from export.artefacts import Plan
 from export.bundle import export_bundle
 from export.report import Report
 from zoo.model import ZooModel
@@ -60,7 +61,7 @@ def other(model: ZooModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("export.onnx.EXTERNAL_ABOVE", 1000)
-            export_bundle(model, out, formats=("onnx",), progress=lines.append)
+            export_bundle(model, out, plan=Plan(("onnx",)), progress=lines.append)
     finally:
         weight.assign(kept)
     return out, lines

@@ -13,15 +13,18 @@ import onnxruntime
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
 
-import export.bundle
+import export.artefacts
 import zoo
+from export.artefacts import Plan
 from export.bundle import export_bundle
 from export.manifest import Manifest
 from export.onnx import write_onnx
 from export.processes import ChildFailure
 from export.report import Report
 from export.saved_model import write_saved_model
+from export.signatures import signatures
 from export.tflite import write_tflite
 from zoo.errors import UserError
 from zoo.gpt import GPTConfig
@@ -35,12 +38,21 @@ def run_saved_model(bundle: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def run_tflite(bundle: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    return Interpreter(str(bundle / "model.tflite")).get_signature_runner("serving_default")(**inputs)["logits"]
+    run = Interpreter(str(bundle / "model.tflite")).get_signature_runner("serving_default")
+    rows = [{name: value[row : row + 1] for name, value in inputs.items()} for row in range(len(inputs["token_ids"]))]
+    return np.concatenate([run(**row)["logits"] for row in rows])  # it takes one text at a time
 
 
 def run_onnx(bundle: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
     session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
-    return session.run(["logits"], inputs)[0]
+    token_ids = inputs["token_ids"]
+    positions = np.broadcast_to(np.arange(token_ids.shape[1], dtype="int32"), token_ids.shape)
+    past = {
+        each.name: np.zeros((len(token_ids), each.shape[1], 0, each.shape[3]), "float32")
+        for each in session.get_inputs()
+        if each.name.startswith("past_")
+    }
+    return session.run(["logits"], {**inputs, **past, "positions": positions})[0]
 
 
 @pytest.mark.parametrize("run", [run_saved_model, run_tflite, run_onnx])
@@ -61,37 +73,55 @@ def test_artefacts_equal_the_model_at_shapes_they_were_not_verified_at(run: Any,
 def test_report_of_an_export(exported: tuple[Path, Report]) -> None:
     bundle, report = exported
     assert report.passed
-    assert [artefact.name for artefact in report.artefacts] == ["saved_model", "tflite", "onnx"]
+    assert [artefact.name for artefact in report.artefacts] == ["saved_model", "saved_model_text", "tflite", "onnx"]
     for artefact in report.artefacts:
-        assert 0 < artefact.max_error < 1e-4  # type: ignore[operator]
-        assert 0 < artefact.mean_error < artefact.max_error  # type: ignore[operator]
-        assert artefact.top_agreement == 1.0
+        assert (artefact.precision, artefact.failures) == ("float32", [])
         assert 0 < artefact.latency_p50_ms <= artefact.latency_p95_ms  # type: ignore[operator]
+        assert artefact.first_ms > 0 and artefact.load_ms > 0 and artefact.peak_memory_mb > 30  # type: ignore[operator]
         path = bundle / artefact.path
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
         assert artefact.bytes == sum(file.stat().st_size for file in files)
+    for artefact in report.artefacts:
+        if artefact.name == "saved_model_text":  # which answers in text
+            continue
+        assert 0 < artefact.max_error < 1e-4  # type: ignore[operator]
+        assert 0 < artefact.mean_error < artefact.max_error  # type: ignore[operator]
+        assert artefact.top_agreement == artefact.continued == 1.0
+        assert artefact.token_ms > 0 and artefact.smallest_gap > 0  # type: ignore[operator]
     assert Report.read(bundle) == report
     lines = (bundle / "report.md").read_text().splitlines()
-    assert [line.split("|")[-2].strip() for line in lines if line.startswith("| ") and "`" in line] == ["ok"] * 3
+    assert [line.split("|")[-2].strip() for line in lines if line.startswith("| ") and "`" in line] == ["ok"] * 4
+    with Image.open(bundle / "report.png") as picture:
+        assert picture.format == "PNG" and np.asarray(picture).std() > 10  # something is drawn
 
 
 def test_operator_counts(exported: tuple[Path, Report]) -> None:
     bundle, report = exported
-    saved_model, tflite, onnx_ = (artefact.operators for artefact in report.artefacts)
+    saved_model, text, tflite, onnx_ = (artefact.operators for artefact in report.artefacts)
     assert onnx_ == Counter(node.op_type for node in onnx.load(bundle / "model.onnx").graph.node)
     details = Interpreter(str(bundle / "model.tflite"))._get_ops_details()
-    # An interpreter adds the parts that it hands to XNNPACK as operators of its own.
-    assert tflite == Counter(detail["op_name"] for detail in details if detail["op_name"] != "DELEGATE")
+    # An interpreter adds the parts that it hands to XNNPACK as operators of its own, and tells of one graph only.
+    first = Counter(detail["op_name"] for detail in details if detail["op_name"] != "DELEGATE")
+    assert first["SOFTMAX"] == 2 and first <= Counter(tflite)  # blocks
+    # Of serving_default and decode all, of the two prefills none of the last block, which makes nothing of a cache.
+    assert tflite["SOFTMAX"] == 2 + 2 + 1 + 1
     assert "CUSTOM" not in tflite  # which Flex operators are
-    assert saved_model["Softmax"] == 2  # blocks
+    assert saved_model["Softmax"] == 3 * 2  # serving_default, prefill and decode
+    assert text["RegexSplitWithOffsets"] > 0 and text["While"] + text["StatelessWhile"] > 0
 
 
 def test_onnx_file_is_valid_and_named(bundle: Path, model: ZooModel) -> None:
     onnx.checker.check_model(bundle / "model.onnx", full_check=True)
     graph = onnx.load(bundle / "model.onnx").graph
     shapes = {value.name: [axis.dim_param for axis in value.type.tensor_type.shape.dim] for value in graph.input}
-    assert shapes == {"token_ids": ["batch", "tokens"], "padding_mask": ["batch", "tokens"]}
-    assert [value.name for value in graph.output] == ["logits"]
+    cache = [f"{part}_{block}" for block in range(2) for part in ("key", "value")]
+    assert shapes == {
+        "token_ids": ["batch", "tokens"],
+        "positions": ["batch", "tokens"],
+        "padding_mask": ["batch", "past + tokens"],
+        **{f"past_{name}": ["batch", "", "past", ""] for name in cache},
+    }
+    assert {value.name for value in graph.output} == {"logits", *(f"present_{name}" for name in cache)}
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for name, weight in model.named_weights().items():
         np.testing.assert_array_equal(weights[name], weight.numpy())
@@ -113,9 +143,10 @@ def test_bundle_brings_tokenizer_and_config(bundle: Path, model: ZooModel, texts
 
 def test_only_the_formats_asked_for(other: tuple[Path, list[str]]) -> None:
     out, lines = other
-    files = ["bundle.json", "config.json", "model.onnx", "model.onnx.data", "reference", "report.json", "report.md"]
+    files = ["bundle.json", "config.json", "model.onnx", "model.onnx.data", "reference"]
+    files += ["report.json", "report.md", "report.png"]
     assert sorted(file.name for file in out.iterdir()) == [*files, "tokenizer"]
-    assert lines == ["writing saved_model", "converting to onnx", "computing the reference", "verifying onnx"]
+    assert lines == ["writing saved_model", "converting to onnx", "computing the reference", "verifying onnx (1 of 1)"]
 
 
 def test_refused_before_any_work(model: ZooModel, tmp_path: Path) -> None:
@@ -124,9 +155,9 @@ def test_refused_before_any_work(model: ZooModel, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="taken is not empty"):
         export_bundle(model, tmp_path / "taken")
     with pytest.raises(UserError, match="unknown format 'pickle': known are saved_model, tflite, onnx"):
-        export_bundle(model, tmp_path / "out", formats=("onnx", "pickle"))
+        Plan(("onnx", "pickle"))
     with pytest.raises(UserError, match="no format"):
-        export_bundle(model, tmp_path / "out", formats=())
+        Plan(())
     with pytest.raises(UserError, match="computes in bfloat16"):
         export_bundle(zoo.create("gpt-nano", dtype="mixed_bfloat16"), tmp_path / "out")
     with pytest.raises(UserError, match=r"^(File exists|Not a directory) .*nothing was written to"):
@@ -137,18 +168,18 @@ def test_refused_before_any_work(model: ZooModel, tmp_path: Path) -> None:
 def test_a_bundle_out_of_tolerance_needs_force(
     model: ZooModel, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_wrong(model: ZooModel, saved_model: Path, file: Path, timeout: float) -> None:
+    def write_wrong(model: ZooModel, function: Any, saved_model: Path, file: Path, timeout: float) -> None:
         wrong = onnx.load(bundle / "model.onnx")
         table = next(tensor for tensor in wrong.graph.initializer if tensor.name.endswith("token_embedding.table"))
         table.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(table) * 1.001, table.name))
         onnx.save(wrong, file)
 
-    monkeypatch.setattr(export.bundle, "write_onnx", write_wrong)
+    monkeypatch.setattr(export.artefacts, "write_onnx", write_wrong)
     out = tmp_path / "out"
     with pytest.raises(UserError, match=r"onnx: differs from the Keras model by .* nothing was written to .*out"):
-        export_bundle(model, out, formats=("onnx",))
+        export_bundle(model, out, plan=Plan(("onnx",)))
     assert list(tmp_path.iterdir()) == []
-    report = export_bundle(model, out, formats=("onnx",), force=True)
+    report = export_bundle(model, out, plan=Plan(("onnx",)), force=True)
     assert not report.passed
     assert Report.read(out) == report
 
@@ -156,10 +187,10 @@ def test_a_bundle_out_of_tolerance_needs_force(
 def test_a_converter_that_fails_leaves_nothing(
     model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*arguments: Any) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
         raise ChildFailure("TFLite has no Cholesky")
 
-    monkeypatch.setattr(export.bundle, "write_tflite", refuse)
+    monkeypatch.setattr(export.artefacts, "write_tflite", refuse)
     with pytest.raises(UserError, match=r"conversion to tflite failed: TFLite has no Cholesky: nothing was written"):
         export_bundle(model, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -180,10 +211,11 @@ class Factorization(ZooModel):
 
 def test_operators_that_a_format_lacks_are_named(tmp_path: Path) -> None:
     model = Factorization({})
-    write_saved_model(model, tmp_path / "saved")
+    functions = signatures(model)
+    write_saved_model(model, tmp_path / "saved", functions)
     conversions = {
-        "tflite": lambda: write_tflite(tmp_path / "saved", tmp_path / "model.tflite", 100),
-        "onnx": lambda: write_onnx(model, tmp_path / "saved", tmp_path / "model.onnx", 100),
+        "tflite": lambda: write_tflite(model, functions, tmp_path / "model.tflite", timeout=100),
+        "onnx": lambda: write_onnx(model, functions[0], tmp_path / "saved", tmp_path / "model.onnx", 100),
     }
     with ThreadPoolExecutor() as pool:
         running = {name: pool.submit(convert) for name, convert in conversions.items()}

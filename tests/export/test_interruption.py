@@ -16,6 +16,7 @@ import pytest
 EXPORT = """
 import resource, sys
 import zoo
+from export.artefacts import Plan
 from export.bundle import export_bundle
 def limit(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -28,7 +29,7 @@ for format, moment in zip(rest[::2], rest[1::2]):
             limit(50_000)
     try:
         limit(resource.RLIM_INFINITY)
-        export_bundle(model, out, formats=(format,), progress=progress)
+        export_bundle(model, out, plan=Plan((format,)), progress=progress)
     except zoo.UserError as error:
         print("UserError:", error, flush=True)
 """

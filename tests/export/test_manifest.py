@@ -11,13 +11,22 @@ from export.manifest import Manifest
 from zoo.errors import UserError
 
 GOOD: dict[str, Any] = {
-    "format_version": 1,
+    "format_version": 2,
     "name": "gpt",
     "family": "gpt",
     "task": "generate",
     "inputs": [],
     "outputs": ["logits"],
-    "artefacts": {"onnx": {"path": "model.onnx", "files": {"model.onnx": "0" * 64}, "runtime": "onnxruntime"}},
+    "artefacts": {
+        "onnx": {
+            "path": "model.onnx",
+            "files": {"model.onnx": "0" * 64},
+            "runtime": "onnxruntime",
+            "precision": "float32",
+            "functions": {"serving_default": "serving_default"},
+            "sizes": {},
+        }
+    },
     "reference": {"path": "reference", "files": {"reference/case.safetensors": "0" * 64}},
     "beside": {"path": "config.json", "files": {"config.json": "0" * 64}},
 }
@@ -41,7 +50,7 @@ def test_reads_what_it_wrote(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(format_version=2), "format_version 2, and this program reads 1"),
+        (lambda c: c.update(format_version=1), "format_version 1, and this program reads 2"),
         (lambda c: c.pop("format_version"), "format_version None"),
         (lambda c: c.pop("task"), "not a bundle's table of contents .*'task'"),
         (lambda c: c.update(extra=1), "not a bundle's table of contents .*'extra'"),
@@ -50,6 +59,9 @@ def test_reads_what_it_wrote(tmp_path: Path) -> None:
         (lambda c: c["artefacts"]["onnx"].update(files=["model.onnx"]), "not a bundle's table of contents"),
         (lambda c: c["artefacts"]["onnx"].update(path=7), "not a bundle's table of contents"),
         (lambda c: c["artefacts"]["onnx"].update(runtime="sh"), "not a bundle's table of contents .*'sh'"),
+        (lambda c: c["artefacts"]["onnx"].update(precision="int3"), "not a bundle's table of contents .*'int3'"),
+        (lambda c: c["artefacts"]["onnx"].update(functions=["f"]), "not a bundle's table of contents .*functions"),
+        (lambda c: c["artefacts"]["onnx"].update(sizes={"tokens": 0}), "not a bundle's table of contents .*sizes"),
         (lambda c: c["artefacts"]["onnx"].update(path="../model.onnx"), r"names '\.\./model.onnx'"),
         (lambda c: c["artefacts"]["onnx"].update(path="/etc/passwd"), "names '/etc/passwd'"),
         (lambda c: c["reference"].update(files={"a/../../b": "0"}), r"names 'a/\.\./\.\./b'"),

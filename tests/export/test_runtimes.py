@@ -10,7 +10,7 @@ import pytest
 
 from export import runtimes, verify
 from export.processes import ChildFailure, run_child
-from export.verify import greedy
+from export.verify import continue_prompts
 from zoo.errors import UserError
 from zoo.model import ZooModel
 
@@ -43,32 +43,36 @@ def test_the_runs_of_a_bundle_refuse_them_too(bundle: Path, monkeypatch: pytest.
     (tmp_path / "runtimes.py").write_text(changed)
     monkeypatch.setattr(verify, "PROGRAM", tmp_path / "runtimes.py")
     with pytest.raises(UserError, match=r"onnx of .* cannot continue the prompt: ImportError: keras is refused here"):
-        greedy(bundle, "onnx", [1], 1)
+        continue_prompts(bundle, "onnx", [[1]], 1)
 
 
 def test_greedy_continues_as_the_model_does(bundle: Path, model: ZooModel) -> None:
-    prompt = [5, 90, 17, 200]
-    ids, gap = list(prompt), np.inf
-    for _ in range(12):
-        inputs = {"token_ids": np.array([ids], "int32"), "padding_mask": np.ones((1, len(ids)), "int32")}
-        logits = model(inputs)["logits"].numpy()[0, -1]
-        gap = min(gap, np.diff(np.sort(logits)[-2:])[0])
-        ids.append(int(logits.argmax()))
+    prompts, expected = [[5, 90, 17, 200], [7], list(range(40))], []
+    for prompt in prompts:
+        ids, gap = list(prompt), np.inf
+        for _ in range(12):
+            inputs = {"token_ids": np.array([ids], "int32"), "padding_mask": np.ones((1, len(ids)), "int32")}
+            logits = model(inputs)["logits"].numpy()[0, -1]
+            gap = min(gap, np.diff(np.sort(logits)[-2:])[0])
+            ids.append(int(logits.argmax()))
+        expected.append((ids[len(prompt) :], gap))
     for artefact in ("saved_model", "tflite", "onnx"):
-        continuation = greedy(bundle, artefact, prompt, 12)
-        assert continuation.ids == ids[4:]
-        assert continuation.smallest_gap == pytest.approx(gap, abs=1e-4)
+        found = continue_prompts(bundle, artefact, prompts, 12)
+        assert [each["ids"] for each in found] == [ids for ids, _ in expected], artefact
+        for each, (_, gap) in zip(found, expected, strict=True):
+            assert each["smallest_gap"] == pytest.approx(gap, abs=1e-4)
+            assert len(each["milliseconds"]) == 12
 
 
 def test_greedy_refuses_what_cannot_be_continued(bundle: Path) -> None:
     for artefact, prompt, count, message in [
-        ("torch", [1], 1, "no artefact 'torch': it has saved_model, tflite, onnx"),
+        ("torch", [1], 1, "no artefact 'torch': it has saved_model, saved_model_text, tflite, onnx"),
         ("onnx", [], 1, "the prompt has 0 tokens"),
         ("onnx", [1] * 60, 5, "the prompt has 60 tokens: with 5 new ones, 1 to 59 are possible"),
         ("onnx", [1, 280], 1, "token id 280 is not one of 0 to 279"),
     ]:
         with pytest.raises(UserError, match=message):
-            greedy(bundle, artefact, prompt, count)
+            continue_prompts(bundle, artefact, [prompt], count)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +111,7 @@ def test_garbage_from_a_child_is_a_failure(
 
     monkeypatch.setattr(verify, "run_child", talk_nonsense)
     with pytest.raises(UserError, match=r"onnx of .* cannot continue the prompt: its runtime gave no readable answer"):
-        greedy(bundle, "onnx", [1], 1)
+        continue_prompts(bundle, "onnx", [[1]], 1)
     report = verify.measure(bundle)
     assert all(artefact.failures[0].startswith("its runtime gave no readable answer") for artefact in report.artefacts)
 
@@ -123,7 +127,7 @@ def test_pickled_outputs_are_not_unpickled(bundle: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(verify, "run_child", send_pickle)
     with pytest.raises(UserError, match="no readable answer"):
-        greedy(bundle, "onnx", [1], 1)
+        continue_prompts(bundle, "onnx", [[1]], 1)
     assert not (tmp_path / "ran").exists()
 
 
@@ -133,6 +137,6 @@ def test_a_full_disk_in_a_runtime_is_not_the_artefacts_fault(bundle: Path, monke
         (Path(arguments[-1]) / "answer.json").write_text(text)
 
     monkeypatch.setattr(verify, "run_child", run_out)
-    for attempt in (lambda: verify.verify_bundle(bundle), lambda: greedy(bundle, "onnx", [1], 1)):
+    for attempt in (lambda: verify.verify_bundle(bundle), lambda: continue_prompts(bundle, "onnx", [[1]], 1)):
         with pytest.raises(UserError, match=r"^No space left on device: nothing was written to "):
             attempt()

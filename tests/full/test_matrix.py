@@ -3,7 +3,8 @@
 import pytest
 
 import zoo
-from export.bundle import FORMATS, export_bundle
+from export.artefacts import FORMATS
+from export.bundle import export_bundle
 from zoo.bert import BERTConfig
 from zoo.image import Preprocessing
 from zoo.text import train_bpe

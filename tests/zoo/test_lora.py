@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import zoo
 from export.saved_model import write_saved_model
+from export.signatures import signatures
 from tests.zoo.reference import assert_close
 from zoo.generation import Generator
 from zoo.layers import Dense, LowRankAdapter
@@ -267,7 +268,7 @@ def test_generation_and_a_saved_model_take_the_adapters_along(tmp_path: Path) ->
     stir(model)
     tokens = Generator(model).generate([[1, 2, 3]], 4)
     inputs = inputs_of(model)
-    write_saved_model(model, tmp_path / "1")
+    write_saved_model(model, tmp_path / "1", signatures(model))
     served = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"]
     assert_close(served(**{k: tf.constant(v) for k, v in inputs.items()})["logits"], outputs_of(model)[0], 1e-6)
     merge_lora(model)
