@@ -8,12 +8,14 @@ from pathlib import Path
 from export.manifest import Artefact, digests
 from export.metrics import PRECISIONS
 from export.onnx import write_onnx
+from export.onnx_folder import folder_file, folder_names, write_onnx_folder
 from export.onnx_quantize import quantize_onnx
 from export.processes import ChildFailure
 from export.reference import Tensors
 from export.saved_model import served_signatures, write_saved_model
 from export.signatures import (
     SERVING,
+    Signature,
     device_cache_signatures,
     generates,
     growing_cache_signature,
@@ -27,7 +29,9 @@ from export.verify import time_limit
 from zoo.errors import UserError
 from zoo.model import ZooModel
 
-FORMATS = ("saved_model", "tflite", "onnx")
+FORMATS = ("saved_model", "tflite", "onnx", "huggingface")
+USUAL = FORMATS[:3]
+HUGGINGFACE = "huggingface"
 FULL_INT8 = "int8_full"  # arithmetic in integers too: TFLite only, and by images that show how large numbers become
 PREFILLS = (8, 64, 256)  # tokens that a TFLite file of a language model can read at once
 GENERATE = "generate"
@@ -38,7 +42,7 @@ class Plan:
     """What to write of a model.
 
     Attributes:
-        formats: of `FORMATS`.
+        formats: of `FORMATS`. "huggingface" is a folder of the ONNX files as the hub has them, under other names.
         precisions: of `export.metrics.PRECISIONS`. A SavedModel is always float32.
         tokens: TFLite files take one text of so many tokens, or one image, and no other shapes. None for one text of
             any length, or any number of images.
@@ -47,7 +51,7 @@ class Plan:
         UserError: an unknown format or precision, none of them, or no number of tokens.
     """
 
-    formats: tuple[str, ...] = FORMATS
+    formats: tuple[str, ...] = USUAL
     precisions: tuple[str, ...] = ("float32",)
     tokens: int | None = None
 
@@ -60,6 +64,9 @@ class Plan:
                 raise UserError(f"no {what} given")
         if self.tokens is not None and self.tokens < 1:
             raise UserError(f"the fixed number of tokens is {self.tokens}, and must be 1 or more")
+
+        if HUGGINGFACE in self.formats and "onnx" not in self.formats:
+            raise UserError("the huggingface folder is made of the ONNX files: ask for onnx too")
 
     def check(self, model: ZooModel) -> None:
         """Raise UserError where this cannot be written of `model`."""
@@ -98,6 +105,8 @@ def write_artefacts(
         found |= writer.write_tflite()
     if "onnx" in plan.formats:
         found |= writer.write_onnx()
+    if HUGGINGFACE in plan.formats:
+        found |= writer.write_folder(found)
     if "saved_model" not in plan.formats:  # the other formats are made from it
         shutil.rmtree(bundle / "saved_model")
         found = {name: artefact for name, artefact in found.items() if not name.startswith("saved_model")}
@@ -184,6 +193,31 @@ class _Writer:
                     (self.bundle / part).unlink()
         return found
 
+    def write_folder(self, found: dict[str, Artefact]) -> dict[str, Artefact]:
+        """A Hugging Face style folder of the ONNX files that were found."""
+        self.progress("writing the huggingface folder")
+        own = {name: each for name, each in found.items() if each.runtime == "onnxruntime"}
+        files: dict[str, dict[str, Path]] = {}
+        for artefact in own.values():
+            by_precision = files.setdefault(self._onnx_function(artefact).name, {})
+            by_precision[artefact.precision] = self.bundle / artefact.path
+        write_onnx_folder(self.model, files, self.bundle / HUGGINGFACE, self._limit)
+        renamed = {}
+        for name, artefact in own.items():
+            function = self._onnx_function(artefact)
+            path = f"{HUGGINGFACE}/onnx/{folder_file(function.name, artefact.precision)}"
+            names = folder_names(self.model, [*(spec.name for spec in function.inputs), *function.outputs])
+            renamed[name.replace("onnx", HUGGINGFACE, 1)] = dataclasses.replace(
+                artefact, path=path, files=digests(self.bundle, path), names=names
+            )
+        return renamed
+
+    def _onnx_function(self, artefact: Artefact) -> Signature:
+        """What an ONNX file computes."""
+        if generates(self.model):
+            return growing_cache_signature(self.model)
+        return next(each for each in portable_signatures(self.model) if each.name in artefact.functions)
+
     @property
     def _limit(self) -> float:
         return time_limit(4 * self.model.count_params())
@@ -199,7 +233,7 @@ class _Writer:
         self, path: str, runtime: str, precision: str, functions: list[str], sizes: dict[str, int] | None = None
     ) -> Artefact:
         can = {name: name for name in functions} | ({GENERATE: GENERATE} if generates(self.model) else {})
-        return Artefact(path, digests(self.bundle, path), runtime, precision, can, sizes or {})
+        return Artefact(path, digests(self.bundle, path), runtime, precision, can, sizes or {}, {})
 
 
 def _named(kind: str, precision: str) -> str:

@@ -219,6 +219,7 @@ def _run(bundle: Path, artefact: Artefact | None, cases: Sequence[Case], seconds
             "runtime": KERAS if artefact is None else artefact.runtime,
             "artefact": str((bundle if artefact is None else bundle / artefact.path).resolve()),
             "sizes": {} if artefact is None else artefact.sizes,
+            "names": {} if artefact is None else artefact.names,
             "cases": {
                 case.name: {
                     "function": names.get(case.function, case.function),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from export.artefacts import GENERATE, Plan, write_artefacts
+from export.artefacts import GENERATE, HUGGINGFACE, Plan, write_artefacts
 from export.continuation import continue_prompts
 from export.manifest import FILE as MANIFEST
 from export.manifest import REFERENCE, Artefact, Manifest, Part, digests
@@ -21,7 +21,7 @@ from export.text_reference import PREFIX, make_text_cases
 from export.verify import measure
 from zoo.directory import write_config, write_labels
 from zoo.errors import UserError
-from zoo.files import whole_directory
+from zoo.files import remove_remains, whole_directory
 from zoo.model import ZooModel
 
 PICTURES = 2  # images, as files, that a model of images and strings is compared on
@@ -56,6 +56,7 @@ def export_bundle(
         model.onnx            for ONNX Runtime, opset 18 (and model.onnx.data where weights exceed 2 GB); of two towers
                               encode_image.onnx and encode_text.onnx
         model.int8.tflite, .. the same in other precisions
+        huggingface/          where asked for, the ONNX files as the hub has them, with what goes with them
         tokenizer/            the tokenizer's files, where there is one
         labels.txt            the names of the classes, where they have some
         preprocessing.json    what images go through before the model sees them, where it sees any
@@ -66,7 +67,8 @@ def export_bundle(
 
     Args:
         model: compute dtype float32.
-        out: appears when it is whole, and not at all if anything fails.
+        out: appears when it is whole, and not at all if anything fails. What an export that was killed left beside it
+            is removed.
         plan: which formats, precisions and shapes; None for every format in float32.
         texts: real text to compare on, tokenized by the model's tokenizer.
         images: real images to compare on and to calibrate by, uint8 (height, width, 3) of any sizes.
@@ -80,6 +82,8 @@ def export_bundle(
     """
     out, plan = Path(out), plan or Plan()
     plan.check(model)
+    if out.parent.is_dir():
+        remove_remains(out.parent, out.name)
     try:
         with writing(out), whole_directory(out, force, marker=MANIFEST) as partial:
             data = _Data(texts, images, examples or make_examples(model, texts, images))
@@ -113,7 +117,9 @@ def _fill(
         model.preprocessing.save(bundle)
     write_labels(bundle, model.labels)
     write_config(bundle, model.family, model.task, model.config)
-    beside = [digests(bundle, name) for name in ("config.json", "labels.txt", "preprocessing.json", "tokenizer")]
+    names = ("config.json", "labels.txt", "preprocessing.json", "tokenizer", HUGGINGFACE)
+    held = {file for artefact in artefacts.values() for file in artefact.files}
+    beside = {file: each for name in names for file, each in digests(bundle, name).items() if file not in held}
     Manifest(
         name=model.family,
         family=model.family,
@@ -122,7 +128,7 @@ def _fill(
         outputs=list(model.output_names),
         artefacts=artefacts,
         reference=Part(REFERENCE, digests(bundle, REFERENCE)),
-        beside=Part("config.json", {name: digest for part in beside for name, digest in part.items()}),
+        beside=Part("config.json", beside),
     ).write(bundle)
 
 

@@ -55,12 +55,15 @@ class Artefact(Part):
         functions: which functions of the model it has, of those that there are cases of, and what it calls each of
             them; and "generate", where it continues texts by a cache.
         sizes: what the axes are that vary in the model and do not here: "batch", "tokens".
+        names: of inputs and outputs, ours to its own; where there are any, outputs without one are left out. Empty
+            where they have our names.
     """
 
     runtime: str
     precision: str
     functions: dict[str, str]
     sizes: dict[str, int]
+    names: dict[str, str]
 
     def takes(self, case: Case) -> bool:
         """Whether it can be run on a case: it has the function, and the case fits into its sizes."""
@@ -76,6 +79,8 @@ class Artefact(Part):
             raise ValueError(f"unknown precision {self.precision!r}")
         if not isinstance(self.functions, dict) or not all(isinstance(name, str) for name in self.functions.values()):
             raise ValueError("its functions have no names")
+        if not isinstance(self.names, dict) or not all(isinstance(name, str) for name in self.names.values()):
+            raise ValueError("its names are no texts")
         if not isinstance(self.sizes, dict) or not all(type(size) is int and size > 0 for size in self.sizes.values()):
             raise ValueError("its sizes are no numbers")
 

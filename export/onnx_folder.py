@@ -4,7 +4,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,11 +87,11 @@ def write_onnx_folder(
         if model.tokenizer is not None:
             model.tokenizer.save(partial, layout="hf", max_length=reading_length(model.tokenizer, model.config))
         (partial / "onnx").mkdir()
-        renamed = OUTPUTS | ({"embedding": "image_embeds"} if model.family == "vit" else {})
+        renamed = _outputs_of(model)
         with tempfile.TemporaryDirectory() as scratch:
             for function, by_precision in files.items():
                 for precision, file in by_precision.items():
-                    out = partial / "onnx" / f"{FILES.get(function, 'model')}{SUFFIXES[precision]}.onnx"
+                    out = partial / "onnx" / folder_file(function, precision)
                     request = {
                         "file": str(file.resolve()),
                         "out": str(out),
@@ -100,6 +100,22 @@ def write_onnx_folder(
                     }
                     Path(scratch, "request.json").write_text(json.dumps(request))
                     run_child(["-P", "-m", "export.onnx_folder", str(Path(scratch, "request.json"))], timeout)
+
+
+def folder_file(function: str, precision: str) -> str:
+    """The name of a file in the folder `onnx`."""
+    return f"{FILES.get(function, 'model')}{SUFFIXES[precision]}.onnx"
+
+
+def folder_names(model: "ZooModel", names: Iterable[str]) -> dict[str, str]:
+    """What inputs and outputs of ours are called there, of those that are there."""
+    outputs = _outputs_of(model)
+    theirs = {name: _theirs(name, INPUTS) or _theirs(name, outputs) for name in names}
+    return {name: other for name, other in theirs.items() if other is not None}
+
+
+def _outputs_of(model: "ZooModel") -> dict[str, str]:
+    return OUTPUTS | ({"embedding": "image_embeds"} if model.family == "vit" else {})
 
 
 def _rewrite(request: dict[str, Any]) -> None:

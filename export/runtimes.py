@@ -3,7 +3,8 @@
 This file is a program of its own. It runs in a fresh process, in which neither this project nor Keras can be imported:
 what it shows is that an artefact needs nothing but its runtime. FOLDER holds the work and takes the answer:
 
-    request.json   runtime, artefact (a path), sizes (of axes that are fixed), cases ({name: {function, outputs:
+    request.json   runtime, artefact (a path), names (of inputs and outputs, where the file has others than ours: an
+                   .onnx file alone), sizes (of axes that are fixed), cases ({name: {function, outputs:
                    {output: {shape, positions to keep or null}}}}), kept (cases whose outputs are wanted), and, where
                    asked for, latency ({cases, seconds}), operators (true) and continue ({prompts, count, slots})
     inputs.npz     CASE/INPUT for every case
@@ -20,7 +21,7 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -203,6 +204,8 @@ class LiteRT:
 class ONNXRuntime:
     """An .onnx file, by ONNX Runtime on the CPU."""
 
+    names: Mapping[str, str] = {}  # ours to theirs, where the file has other names
+
     def __init__(self) -> None:
         import onnxruntime
 
@@ -213,12 +216,24 @@ class ONNXRuntime:
         options = self.onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         self.session = self.onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.inputs = {each.name: each.shape for each in self.session.get_inputs()}
-        self.outputs = [each.name for each in self.session.get_outputs()]
+        ours = {theirs: name for name, theirs in self.names.items()}
+        self.inputs = {ours.get(each.name, each.name): each for each in self.session.get_inputs()}
+        self.outputs = [ours.get(each.name, each.name) for each in self.session.get_outputs()]
 
     def run(self, function: str, inputs: Tensors, outputs: Iterable[str]) -> Tensors:
-        inputs, wanted = self._completed(inputs), [name for name in outputs if name in self.outputs]
-        return dict(zip(wanted, self.session.run(wanted, inputs), strict=True)) if wanted else {}
+        return self.call(inputs, [name for name in outputs if name in self.outputs])
+
+    def call(self, inputs: Tensors, outputs: list[str]) -> Tensors:
+        """Run with inputs and outputs under our names, where the file has others."""
+        if not outputs:
+            return {}
+        given = {}
+        for name, value in self._completed(inputs).items():
+            if name != self.inputs[name].name and value.ndim == 4 and name == "images":
+                value = value.transpose(0, 3, 1, 2)  # their images have the channels first
+            given[self.inputs[name].name] = value.astype("int64") if "int64" in self.inputs[name].type else value
+        wanted = [self.names.get(name, name) for name in outputs]
+        return dict(zip(outputs, self.session.run(wanted, given), strict=True))
 
     def operators(self, path: Path) -> Iterator[str]:
         import onnx  # reads the file; ONNX Runtime does not tell what is in it
@@ -237,9 +252,7 @@ class ONNXRuntime:
             positions = np.arange(filled, filled + len(tokens), dtype="int32")[None]
             filled += len(tokens)
             given = {"token_ids": token_ids, "positions": positions, "padding_mask": np.ones([1, filled], "int32")}
-            outputs = dict(
-                zip(self.outputs, self.session.run(self.outputs, self._completed({**given, **cache})), strict=True)
-            )
+            outputs = self.call({**given, **cache}, self.outputs)
             logits: np.ndarray = outputs.pop("logits")[0, -1]
             cache = {name.replace("present_", "past_"): value for name, value in outputs.items()}
             return logits
@@ -249,10 +262,10 @@ class ONNXRuntime:
     def _completed(self, inputs: Tensors) -> Tensors:
         """With an empty cache, and with positions from 0, where the file takes them and they are not given."""
         missing: Tensors = {}
-        for name, shape in self.inputs.items():
+        for name, each in self.inputs.items():
             if name.startswith("past_") and name not in inputs:
                 batch = len(inputs["token_ids"])
-                missing[name] = np.zeros((batch, shape[1], 0, shape[3]), "float32")
+                missing[name] = np.zeros((batch, each.shape[1], 0, each.shape[3]), "float32")
             elif name == "positions" and name not in inputs:
                 ids = inputs["token_ids"]
                 missing[name] = np.broadcast_to(np.arange(ids.shape[1], dtype="int32"), ids.shape)
@@ -338,6 +351,8 @@ def answer(folder: Path) -> dict[str, Any]:
     request = json.loads((folder / "request.json").read_text())
     path, sizes, cases = Path(request["artefact"]), request["sizes"], request["cases"]
     runtime = RUNTIMES[request["runtime"]]()
+    if request["names"]:
+        runtime.names = request["names"]
     start = time.perf_counter()
     runtime.load(path)
     result: dict[str, Any] = {"runtime": runtime.version, "load_ms": 1000 * (time.perf_counter() - start)}

@@ -183,7 +183,7 @@ def _measure_artefact(
 ) -> ArtefactReport:
     failures = [f"{file} is missing or was altered after the export" for file in artefact.altered(bundle)]
     report = ArtefactReport(name, artefact.path, artefact.precision, artefact.size(bundle), failures)
-    cases = [case for case in cases if artefact.takes(case)]
+    cases = [_part_of(case, artefact) for case in cases if artefact.takes(case)]
     timed = [case.name for case in cases if case.purpose == "latency"]
     request: dict[str, Any] = {"latency": {"cases": timed, "seconds": LATENCY_SECONDS}, "operators": True}
     continues = continuation is not None and "generate" in artefact.functions
@@ -238,6 +238,7 @@ def run_alone(
             "runtime": artefact.runtime,
             "artefact": str((bundle / artefact.path).resolve()),
             "sizes": artefact.sizes,
+            "names": artefact.names,
             "cases": {
                 case.name: {"function": artefact.functions[case.function], "outputs": _asked_for(case)}
                 for case in cases
@@ -263,6 +264,14 @@ def run_alone(
             raise ChildFailure(f"its runtime gave no readable answer: {error}") from None
         raise_if_no_space(failure)
         raise ChildFailure(one_line(failure))
+
+
+def _part_of(case: Case, artefact: Artefact) -> Case:
+    """The case with the outputs that the artefact gives."""
+    if not artefact.names:
+        return case
+    outputs = {name: value for name, value in case.outputs.items() if name in artefact.names}
+    return dataclasses.replace(case, outputs=outputs)
 
 
 def _asked_for(case: Case) -> dict[str, dict[str, Any]]:

@@ -39,7 +39,8 @@ class Export:
     out: Path
     """Bundle to make."""
     formats: str = "saved_model,tflite,onnx"
-    """Which to write, with commas between."""
+    """Which to write, with commas between; also huggingface: a folder of the ONNX files as Optimum and transformers.js
+    look for them."""
     quantize: str = "none"
     """Precisions of TFLite and ONNX files, with commas between: none (float32), fp16, int8 (weights; dynamic range),
     int4 (weights), and for models that see images int8_full (TFLite, arithmetic in integers too)."""

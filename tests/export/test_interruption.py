@@ -1,6 +1,8 @@
 """However an export ends early, there is no bundle where one was to be."""
 
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+
+from export.manifest import Manifest
 
 # For each pair of arguments that follow the name of the bundle: export this format, and from this moment on let no
 # file grow beyond 50 kB, which ends a write as a full disk does. "never" is no moment.
@@ -71,6 +75,42 @@ def test_a_signal_leaves_no_bundle(tmp_path: Path) -> None:
     assert processes[signal.SIGKILL].returncode == -signal.SIGKILL
     # Nothing of the one, and of the other a hidden directory of an unmistakable name.
     assert [path.name for path in tmp_path.iterdir()] == [f".killed.partial-{processes[signal.SIGKILL].pid}"]
+
+
+@pytest.mark.full  # twenty exports; a signal amid one is in the quick tier
+def test_killed_at_any_moment_there_is_no_bundle_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    out = tmp_path / "bundle"
+    seconds: dict[str, float] = {}
+
+    def export(format: str, moment: float | None) -> int:
+        """Kill an export some time after it began to write; its exit code, and how long it took where it was let be."""
+        with exporting(out, format, "never") as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "writing saved_model\n"
+            began = time.monotonic()
+            if moment is None:
+                process.stdout.read()
+                seconds[format] = time.monotonic() - began
+            else:
+                time.sleep(moment)
+                process.send_signal(signal.SIGKILL)
+        return process.returncode
+
+    formats = ("saved_model", "onnx", "tflite")
+    for format in formats:
+        assert export(format, None) == 0
+        shutil.rmtree(out)
+    for number in range(20):
+        format = formats[number % len(formats)]
+        assert export(format, draw.uniform(0, 0.9 * seconds[format])) == -signal.SIGKILL
+        assert not out.exists(), number
+    assert all(path.name.startswith(".bundle.partial-") for path in tmp_path.iterdir())
+    assert export("onnx", None) == 0
+    assert set(Manifest.read(out).artefacts) == {"onnx"}
+    assert Manifest.read(out).added(out) == []  # nothing of those before
+    # What the killed ones left, the next has removed.
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 @pytest.mark.full  # three exports; a signal amid one is in the quick tier

@@ -25,6 +25,7 @@ GOOD: dict[str, Any] = {
             "precision": "float32",
             "functions": {"serving_default": "serving_default"},
             "sizes": {},
+            "names": {},
         }
     },
     "reference": {"path": "reference", "files": {"reference/case.safetensors": "0" * 64}},
@@ -62,6 +63,7 @@ def test_reads_what_it_wrote(tmp_path: Path) -> None:
         (lambda c: c["artefacts"]["onnx"].update(precision="int3"), "not a bundle's table of contents .*'int3'"),
         (lambda c: c["artefacts"]["onnx"].update(functions=["f"]), "not a bundle's table of contents .*functions"),
         (lambda c: c["artefacts"]["onnx"].update(sizes={"tokens": 0}), "not a bundle's table of contents .*sizes"),
+        (lambda c: c["artefacts"]["onnx"].update(names={"a": 1}), "not a bundle's table of contents .*names"),
         (lambda c: c["artefacts"]["onnx"].update(path="../model.onnx"), r"names '\.\./model.onnx'"),
         (lambda c: c["artefacts"]["onnx"].update(path="/etc/passwd"), "names '/etc/passwd'"),
         (lambda c: c["reference"].update(files={"a/../../b": "0"}), r"names 'a/\.\./\.\./b'"),

@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 
-from export import verify
 from export.reference import Case
 from export.report import Report
 from export.verify import verify_bundle

@@ -166,7 +166,7 @@ def _vit(task: str) -> Trained:
     model.labels = LABELS
     images = preprocess(list(pictures), model.preprocessing)
     count = len(images) - HELD_OUT
-    _fit(model, {"images": images[:count]}, {"logits": digits[:count]}, epochs=15, optimizer=Muon(0.01))
+    _fit(model, {"images": images[:count]}, {"logits": digits[:count]}, epochs=30, optimizer=Muon(3e-3))
     held_out = {"images": images[count:]}
     if task == "classify":
         examples = _examples(held_out, {"logits": digits[count:]}, "accuracy")
