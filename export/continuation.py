@@ -56,8 +56,7 @@ class Continuation:
 
     def request(self) -> dict[str, Any]:
         """What `runtimes.py` is asked."""
-        count = len(self.tokens[0])
-        return {"prompts": self.prompts, "count": count, "slots": max(map(len, self.prompts)) + count}
+        return {"prompts": self.prompts, "count": len(self.tokens[0])}
 
     def judge(self, found: Sequence[dict[str, Any]], precision: str, failures: list[str]) -> dict[str, float]:
         """How much of it an artefact wrote; adds to `failures` where one of float32 wrote anything else, though no

@@ -5,10 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from export.signatures import Signature, Tensors
+from export.signatures import ALL, PAST, Signature, Tensors
 from zoo.model import Axis, TensorSpec
-
-CACHE = "slots"  # the axis of a key/value cache, whose values come from the model itself
 
 
 def guarded(function: Signature) -> Signature:
@@ -17,8 +15,8 @@ def guarded(function: Signature) -> Signature:
     It refuses, as TensorFlow's InvalidArgumentError that names the input: another rank or another size of an axis than
     is stated; a sequence of no tokens, or of more than an axis allows; sizes that differ between inputs with the same
     axis (of two towers, images and texts need not be equally many); integers below 0 or above the highest; images that
-    are not finite numbers; more tokens than the cache has slots left. A GPU, or a compiled graph, would answer some of
-    these with numbers that mean nothing.
+    are not finite numbers; a mask that is not of the cache and the tokens together. A GPU, or a compiled graph, would
+    answer some of these with numbers that mean nothing.
 
     Strings are taken as they are. A batch of no rows has no answers.
     """
@@ -52,7 +50,7 @@ def _check_values(spec: TensorSpec, tensor: Any) -> list[Any]:
             message = f"{name} has a number above {spec.highest}, the highest there is"
             checks.append(tf.debugging.assert_less_equal(tensor, tf.constant(spec.highest, dtype), message))
         return checks
-    if dtype.is_floating and not any(isinstance(size, Axis) and size.name == CACHE for size in spec.shape):
+    if dtype.is_floating and not any(isinstance(size, Axis) and size.name == PAST for size in spec.shape):
         return [tf.debugging.assert_all_finite(tensor, f"{name} has something that is no finite number")]
     return []
 
@@ -64,7 +62,7 @@ def _check_sizes(specs: tuple[TensorSpec, ...], tensors: Tensors) -> list[Any]:
             if not isinstance(axis, Axis):
                 continue
             size = tf.shape(tensors[spec.name])[place]
-            if axis.maximum is not None and axis.name != CACHE:
+            if axis.maximum is not None and axis.name != PAST:
                 message = f"{spec.name} has to have from 1 to {axis.maximum} {axis.name}"
                 checks.append(tf.debugging.Assert((size >= 1) & (size <= axis.maximum), [message, size]))
             key = "images" if spec.name == "images" else axis.name
@@ -74,8 +72,8 @@ def _check_sizes(specs: tuple[TensorSpec, ...], tensors: Tensors) -> list[Any]:
             if first != spec.name:
                 message = f"{first} and {spec.name} have to have equally many {axis.name}"
                 checks.append(tf.debugging.assert_equal(size, expected, message))
-    if CACHE in seen and "tokens" in seen:
-        filled = tensors.get("cache_index", 0)
-        message = f"{seen['tokens'][0]} has more tokens than there are slots left"
-        checks.append(tf.debugging.Assert(filled + seen["tokens"][1] <= seen[CACHE][1], [message, filled]))
+    if ALL in seen and "tokens" in seen:
+        read = seen["tokens"][1] + (seen[PAST][1] if PAST in seen else 0)
+        message = f"{seen[ALL][0]} has to be as long as the cache and {seen['tokens'][0]} together"
+        checks.append(tf.debugging.assert_equal(seen[ALL][1], read, message))
     return checks

@@ -6,7 +6,7 @@ what it shows is that an artefact needs nothing but its runtime. FOLDER holds th
     request.json   runtime, artefact (a path), names (of inputs and outputs, where the file has others than ours: an
                    .onnx file alone), sizes (of axes that are fixed), cases ({name: {function, outputs:
                    {output: {shape, positions to keep or null}}}}), kept (cases whose outputs are wanted), and, where
-                   asked for, latency ({cases, seconds}), operators (true) and continue ({prompts, count, slots})
+                   asked for, latency ({cases, seconds}), operators (true) and continue ({prompts, count})
     inputs.npz     CASE/INPUT for every case
     outputs.npz    CASE/OUTPUT for every case that is kept
     answer.json    runtime (name and version), load_ms, peak_memory_mb, latency by case, operators, partitions,
@@ -72,22 +72,19 @@ class TensorFlow:
         for nodes in [graph.node, *(function.node_def for function in graph.library.function)]:
             yield from (node.op for node in nodes)
 
-    def continuing(self, slots: int) -> Callable[[list[int]], np.ndarray]:
+    def continuing(self) -> Callable[[list[int]], np.ndarray]:
         """A reader of one text: takes the next tokens, and gives the logits of the one after, (vocabulary,)."""
         cache: dict[str, Any] = {}
-        mask = self.tensorflow.ones([1, slots], self.tensorflow.int32)
         filled = 0
 
         def read(tokens: list[int]) -> np.ndarray:
             nonlocal cache, filled
             positions = np.arange(filled, filled + len(tokens), dtype="int32")[None]
-            given = {"token_ids": np.array([tokens], "int32"), "positions": positions}
-            tensors = {name: self.tensorflow.constant(value) for name, value in given.items()}
-            if cache:
-                cache["cache_index"] = self.tensorflow.constant(filled)
-            outputs = self.loaded.signatures["decode" if cache else "prefill"](padding_mask=mask, **tensors, **cache)
             filled += len(tokens)
-            logits = outputs.pop("logits").numpy()[0]
+            given = {"token_ids": [tokens], "positions": positions, "padding_mask": np.ones([1, filled])}
+            tensors = {name: self.tensorflow.constant(value, "int32") for name, value in given.items()}
+            outputs = self.loaded.signatures["decode" if cache else "prefill"](**tensors, **cache)
+            logits: np.ndarray = outputs.pop("logits").numpy()[0]
             cache = outputs
             return logits
 
@@ -159,7 +156,7 @@ class LiteRT:
             found[function] = sum(each["op_name"] == "DELEGATE" for each in interpreter._get_ops_details())
         return found
 
-    def continuing(self, slots: int) -> Callable[[list[int]], np.ndarray]:
+    def continuing(self) -> Callable[[list[int]], np.ndarray]:
         """As `TensorFlow.continuing`. The cache has as many slots as the file says."""
         details = self.runners["decode"].get_input_details()
         cache = {
@@ -241,7 +238,7 @@ class ONNXRuntime:
         for node in onnx.load(path, load_external_data=False).graph.node:
             yield f"{node.domain}.{node.op_type}" if node.domain else node.op_type
 
-    def continuing(self, slots: int) -> Callable[[list[int]], np.ndarray]:
+    def continuing(self) -> Callable[[list[int]], np.ndarray]:
         """As `TensorFlow.continuing`."""
         cache: Tensors = {}
         filled = 0
@@ -383,9 +380,9 @@ def answer(folder: Path) -> dict[str, Any]:
         if hasattr(runtime, "partitions"):
             result["partitions"] = runtime.partitions()
     if "continue" in request:
-        prompts, count, slots = (request["continue"][name] for name in ("prompts", "count", "slots"))
+        prompts, count = (request["continue"][name] for name in ("prompts", "count"))
         try:
-            result["continuations"] = [continue_greedily(runtime.continuing(slots), each, count) for each in prompts]
+            result["continuations"] = [continue_greedily(runtime.continuing(), each, count) for each in prompts]
         except Exception as error:  # what else was found out is told all the same
             result["continuing_failed"] = f"{type(error).__name__}: {error}"
     result["peak_memory_mb"] = peak_memory()

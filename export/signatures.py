@@ -10,6 +10,7 @@ from zoo.model import Axis, TensorSpec, ZooModel
 
 SERVING = "serving_default"  # what a server calls where no other function is named
 LONGEST_ANSWER = 30  # tokens
+PAST, ALL = "past", "past + tokens"  # axes of a cache that grows, and of the mask over it and what is appended
 OUTSIDE = -1e9  # added to the score of what cannot be part of an answer
 
 Tensors = dict[str, Any]
@@ -124,43 +125,37 @@ def generates(model: ZooModel) -> bool:
 
 
 def serving_cache_signatures(model: ZooModel) -> list[Signature]:
-    """`prefill` and `decode`, by which a server's client generates, for any batch and any number of slots.
+    """`prefill` and `decode`, by which a server's client generates, for any batch, by operators of core TensorFlow.
 
-    Both take `token_ids` and `positions` (batch, tokens) and `padding_mask` (batch, slots), 1 for every slot that holds
-    a real token or will: prompts of several lengths end in the same slot, and begin with padding. `decode` takes the
-    cache and `cache_index` too, an int32 scalar: how many slots are filled. Both give `logits` (batch,
-    vocabulary_size), those of the last token, and the cache with these tokens in it.
+    Both take `token_ids` and `positions` (batch, tokens), and `padding_mask` (batch, past + tokens), 1 for real tokens:
+    prompts of several lengths end in the same place, and begin with padding. `decode` takes the cache too, which is as
+    long as what was read. Both give `logits` (batch, vocabulary_size), those of the last token, and the cache with
+    these tokens in it.
     """
     c = model.config
-    batch, tokens, slots = Axis("batch"), Axis("tokens", c.max_length), Axis("slots", c.max_length)
+    batch, tokens, past = Axis("batch"), Axis("tokens", c.max_length), Axis(PAST, c.max_length - 1)
+    cache = cache_specs(model, batch, past)
     common = (
         TensorSpec("token_ids", "int32", (batch, tokens), highest=c.vocabulary_size - 1),
         TensorSpec("positions", "int32", (batch, tokens), highest=c.max_length - 1),
-        TensorSpec("padding_mask", "int32", (batch, slots), highest=1),
+        TensorSpec("padding_mask", "int32", (batch, Axis(ALL, c.max_length)), highest=1),
     )
-    filled = TensorSpec("cache_index", "int32", ())
-    cache_names = tuple(spec.name for spec in cache_specs(model, batch, slots))
 
-    def step(inputs: Tensors, cache: Any, index: Any) -> Tensors:
-        outputs = model.backbone(
-            {name: inputs[name] for name in ("token_ids", "positions", "padding_mask")},
-            cache=cache,
-            cache_index=index,
-            training=False,
-        )
+    def step(inputs: Tensors, before: Any) -> Tensors:
+        read = {name: inputs[name] for name in ("token_ids", "positions", "padding_mask")}
+        outputs = model.backbone(read, cache=before, training=False)
         return {"logits": model.project(outputs["sequence"][:, -1]), **cache_tensors(outputs["cache"])}
 
     def prefill(inputs: Tensors) -> Tensors:
-        rows, length = ops.shape(inputs["padding_mask"])
-        return step(inputs, model.backbone.empty_cache(rows, length), 0)
+        return step(inputs, model.backbone.empty_cache(ops.shape(inputs["token_ids"])[0], 0))
 
     def decode(inputs: Tensors) -> Tensors:
-        return step(inputs, cache_from(inputs, c.depth), inputs["cache_index"])
+        return step(inputs, cache_from(inputs, c.depth))
 
-    outputs = ("logits", *cache_names)
+    outputs = ("logits", *(spec.name for spec in cache))
     return [
         Signature("prefill", common, outputs, prefill),
-        Signature("decode", (*common, filled, *cache_specs(model, batch, slots)), outputs, decode),
+        Signature("decode", (*common, *cache), outputs, decode),
     ]
 
 
@@ -214,11 +209,11 @@ def growing_cache_signature(model: ZooModel) -> Signature:
     `present_key_0`, `present_value_0`, ...
     """
     c = model.config
-    batch, tokens, past = Axis("batch"), Axis("tokens", c.max_length), Axis("past", c.max_length - 1)
+    batch, tokens, past = Axis("batch"), Axis("tokens", c.max_length), Axis(PAST, c.max_length - 1)
     inputs = (
         TensorSpec("token_ids", "int32", (batch, tokens), highest=c.vocabulary_size - 1),
         TensorSpec("positions", "int32", (batch, tokens), highest=c.max_length - 1),
-        TensorSpec("padding_mask", "int32", (batch, Axis("past + tokens", c.max_length)), highest=1),
+        TensorSpec("padding_mask", "int32", (batch, Axis(ALL, c.max_length)), highest=1),
         *cache_specs(model, batch, past, "past_"),
     )
 

@@ -127,7 +127,7 @@ def continue_prompts(bundle: Path, artefact: str, prompts: Sequence[Sequence[int
         if outside:
             raise UserError(f"the prompt's token id {outside[0]} is not one of 0 to {highest}")
     asked = [[int(token) for token in prompt] for prompt in prompts]
-    request = {"continue": {"prompts": asked, "count": count, "slots": max(map(len, asked), default=0) + count}}
+    request = {"continue": {"prompts": asked, "count": count}}
     try:
         with writing(bundle):
             answer, _ = run_alone(bundle, part, [], request)

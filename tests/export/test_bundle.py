@@ -107,7 +107,9 @@ def test_operator_counts(exported: tuple[Path, Report]) -> None:
     assert tflite["SOFTMAX"] == 2 + 2 + 1 + 1
     assert "CUSTOM" not in tflite  # which Flex operators are
     assert saved_model["Softmax"] == 3 * 2  # serving_default, prefill and decode
-    assert text["RegexSplitWithOffsets"] > 0 and text["While"] + text["StatelessWhile"] > 0
+    # Nothing that a server might lack: what it does not know makes it refuse the model as a whole.
+    assert not [name for name in saved_model if name.startswith(("Xla", "Custom", "PyFunc"))]
+    assert text["RegexSplitWithOffsets"] > 0 and {"While", "StatelessWhile"} & text.keys()
 
 
 def test_onnx_file_is_valid_and_named(bundle: Path, model: ZooModel) -> None:

@@ -172,26 +172,29 @@ def test_no_rows_and_nothing_but_padding_have_answers(bert: Functions) -> None:
     assert_defined(bert["serving_default"](**tokens(padding_mask=np.zeros((2, 5)))), 2)
 
 
-def test_a_cache_that_is_full_takes_no_more(make: Callable[..., ZooModel]) -> None:
+def test_a_cache_and_its_mask_fit_together(make: Callable[..., ZooModel]) -> None:
     model = make("gpt-nano", "gpt2")
     functions = as_saved(served_signatures(model))
-    given = tokens((1, 3), positions=[[0, 1, 2]], padding_mask=np.ones((1, 6)))
+    given = tokens((1, 3), positions=[[0, 1, 2]])
     given.pop("segment_ids")
     outputs = functions["prefill"](**given)
     cache = {name: value for name, value in outputs.items() if name != "logits"}
-    step = {"token_ids": [[1]], "positions": [[3]], "padding_mask": np.ones((1, 6), "int32"), "cache_index": 3, **cache}
+    step = {"token_ids": [[1]], "positions": [[3]], "padding_mask": np.ones((1, 4), "int32"), **cache}
     assert_defined(functions["decode"](**step), 1)
     for change, message in [
-        ({"cache_index": 6}, "token_ids has more tokens than there are slots left"),
-        ({"cache_index": -1}, "cache_index has a number below 0"),
         ({"positions": [[LENGTH]]}, f"positions has a number above {LENGTH - 1}"),
         ({"positions": [[-1]]}, "positions has a number below 0"),
-        ({"padding_mask": np.ones((1, 7), "int32")}, "padding_mask and key_0 have to have equally many slots"),
-        ({"key_0": np.zeros((1, 1, 6, 1), "float32")}, "shape_of_key_0"),
+        (
+            {"padding_mask": np.ones((1, 7), "int32")},
+            "padding_mask has to be as long as the cache and token_ids together",
+        ),
+        ({"padding_mask": np.ones((1, LENGTH + 1), "int32")}, f"padding_mask has to have from 1 to {LENGTH}"),
+        ({"key_0": np.zeros((1, 1, 3, 1), "float32")}, "shape_of_key_0"),
+        ({"key_0": cache["key_0"][:, :, :2]}, "have to have equally many past"),
     ]:
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
             functions["decode"](**(step | change))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="token_ids has more tokens than there are slots left"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="as long as the cache and token_ids together"):
         functions["prefill"](**(given | {"padding_mask": np.ones((1, 2), "int32")}))
 
 
