@@ -1,8 +1,9 @@
 """The files of a bundle: which there are of a model, in which formats and precisions, and what each can do."""
 
+import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from export.manifest import Artefact, digests
@@ -11,7 +12,7 @@ from export.onnx import write_onnx
 from export.onnx_folder import folder_file, folder_names, write_onnx_folder
 from export.onnx_quantize import quantize_onnx
 from export.processes import ChildFailure
-from export.reference import Tensors
+from export.reference import PREFIX, Tensors
 from export.saved_model import served_signatures, write_saved_model
 from export.signatures import (
     SERVING,
@@ -23,7 +24,6 @@ from export.signatures import (
     signatures,
 )
 from export.text_model import make_tokenizer, reads_text, text_signatures, write_text_model
-from export.text_reference import PREFIX
 from export.tflite import fix_shapes, write_tflite
 from export.verify import time_limit
 from zoo.errors import UserError
@@ -154,17 +154,15 @@ class _Writer:
         found = {}
         for precision in self.plan.precisions:
             name, file = _named("tflite", precision), f"model{_suffix(precision)}.tflite"
-            self._convert(
-                name,
-                lambda file=file, precision=precision: write_tflite(
+            with self._converting(name):
+                write_tflite(
                     self.model,
                     functions,
                     self.bundle / file,
                     precision=precision,
                     calibration=self.calibration,
                     timeout=self._limit,
-                ),
-            )
+                )
             found[name] = self._artefact(file, "litert", precision, names, sizes)
         return found
 
@@ -178,14 +176,15 @@ class _Writer:
             base = "model" if len(functions) == 1 else function.name
             kind = "onnx" if len(functions) == 1 else f"onnx_{function.name}"
             whole = self.bundle / f"{base}.onnx"
-            self._convert(kind, lambda f=function, w=whole: write_onnx(self.model, f, saved_model, w, self._limit))
+            with self._converting(kind):
+                write_onnx(self.model, function, saved_model, whole, self._limit)
             for precision in self.plan.precisions:
                 if precision == FULL_INT8:
                     continue
                 name, file = _named(kind, precision), f"{base}{_suffix(precision)}.onnx"
                 if precision != "float32":
-                    out = self.bundle / file
-                    self._convert(name, lambda w=whole, o=out, p=precision: quantize_onnx(w, o, p, self._limit))
+                    with self._converting(name):
+                        quantize_onnx(whole, self.bundle / file, precision, self._limit)
                 answers = SERVING if generates(self.model) else function.name
                 found[name] = self._artefact(file, "onnxruntime", precision, [answers])
             if "float32" not in self.plan.precisions:
@@ -222,10 +221,11 @@ class _Writer:
     def _limit(self) -> float:
         return time_limit(4 * self.model.count_params())
 
-    def _convert(self, name: str, convert: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def _converting(self, name: str) -> Iterator[None]:
         self.progress(f"converting to {name}")
         try:
-            convert()
+            yield
         except ChildFailure as failure:
             raise ChildFailure(f"the conversion to {name} failed: {failure}") from failure
 

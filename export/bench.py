@@ -15,7 +15,8 @@ import numpy as np
 from export.chart import draw_chart
 from export.manifest import BENCH, Artefact, Manifest
 from export.processes import ChildFailure, run_child, writing
-from export.reference import Case
+from export.reference import PREFIX, Case
+from export.report import figure
 from export.verify import PROGRAM, load_cases, time_limit
 from zoo.directory import read_saved
 from zoo.errors import UserError
@@ -37,7 +38,8 @@ class Timing:
         load_ms: to load it.
         first_ms: of the first call.
         p50_ms, p95_ms: of one call after that.
-        speedup: how many times as fast as the Keras model in the same round, the median of the ratios.
+        speedup: how many times as fast as the Keras model in the same round, the median of the ratios; None for a
+            function of strings, which it has not.
         peak_memory_mb: of the process, in megabytes.
     """
 
@@ -50,7 +52,7 @@ class Timing:
     first_ms: float
     p50_ms: float
     p95_ms: float
-    speedup: float
+    speedup: float | None
     peak_memory_mb: float | None
 
 
@@ -106,7 +108,7 @@ class Bench:
             memory = "-" if each.peak_memory_mb is None else f"{each.peak_memory_mb:.0f}"
             cells = [each.artefact, each.function, str(each.batch), str(each.tokens or "-"), f"{each.bytes / 1e6:.2f}"]
             cells += [f"{each.load_ms:.0f}", f"{each.first_ms:.1f}", f"{each.p50_ms:.2f}", f"{each.p95_ms:.2f}"]
-            lines.append(f"| {' | '.join([*cells, f'{each.speedup:.2f}', memory])} |")
+            lines.append(f"| {' | '.join([*cells, figure(each.speedup, '.2f'), memory])} |")
         lines += ["", *(f"- **{failure}**" for failure in self.failures)] if self.failures else []
         return "\n".join(lines) + "\n"
 
@@ -144,7 +146,7 @@ def bench_bundle(
         for turn in range(rounds):
             for place, (name, artefact) in enumerate(parts.items()):
                 if name not in failures:
-                    own = [case for case in cases if artefact is None or artefact.takes(case)]
+                    own = [case for case in cases if _can_run(artefact, case)]
                     try:
                         found[name].append(_run(bundle, artefact, own, seconds))
                     except ChildFailure as failure:
@@ -177,8 +179,9 @@ def _timing(name: str, case: Case, size: int, own: list[dict[str, Any]], keras: 
     ratios = [
         theirs["latency"][case.name]["p50_ms"] / ours["latency"][case.name]["p50_ms"]
         for theirs, ours in zip(keras, own, strict=True)
+        if case.name in theirs["latency"]
     ]
-    first = next(iter(case.inputs.values()))
+    first = next(value for value in case.inputs.values() if value.ndim)
     mask = case.inputs.get("padding_mask")
     return Timing(
         artefact=name,
@@ -190,9 +193,14 @@ def _timing(name: str, case: Case, size: int, own: list[dict[str, Any]], keras: 
         first_ms=of_calls("first_ms"),
         p50_ms=of_calls("p50_ms"),
         p95_ms=of_calls("p95_ms"),
-        speedup=statistics.median(ratios),
+        speedup=statistics.median(ratios) if ratios else None,
         peak_memory_mb=own[0]["peak_memory_mb"] and median(lambda each: each["peak_memory_mb"]),
     )
+
+
+def _can_run(artefact: Artefact | None, case: Case) -> bool:
+    """Whether an artefact has the function, or the Keras model where it is None."""
+    return not case.function.startswith(PREFIX) if artefact is None else artefact.takes(case)
 
 
 def _lengths(case: Case, tokens: Sequence[int]) -> Sequence[int | None]:
@@ -205,7 +213,7 @@ def _shaped(case: Case, batch: int, tokens: int | None) -> Case:
     for name, value in case.inputs.items():
         if tokens is not None and value.ndim == 2:
             value = np.resize(value[0], (1, tokens))
-        inputs[name] = np.repeat(value[:1], batch, axis=0)
+        inputs[name] = np.repeat(value[:1], batch, axis=0) if value.ndim else value
     name = f"{case.function}-batch{batch}" + ("" if tokens is None else f"-tokens{tokens}")
     return dataclasses.replace(case, name=name, inputs=inputs, positions={})
 

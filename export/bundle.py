@@ -14,10 +14,10 @@ from export.manifest import FILE as MANIFEST
 from export.manifest import REFERENCE, Artefact, Manifest, Part, digests
 from export.processes import ChildFailure, writing
 from export.real import Examples, make_examples
-from export.reference import make_cases, make_real_cases
+from export.reference import PREFIX, make_cases, make_real_cases
 from export.report import Report
 from export.signatures import signatures
-from export.text_reference import PREFIX, make_text_cases
+from export.text_reference import make_text_cases
 from export.verify import measure
 from zoo.directory import write_config, write_labels
 from zoo.errors import UserError

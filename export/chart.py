@@ -24,16 +24,18 @@ def draw_chart(path: Path, title: str, artefacts: Sequence[tuple[str, float, flo
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     names = [name for name, _, _ in artefacts]
-    columns = [
+    columns: list[tuple[str, str, Sequence[float | None]]] = [
         ("megabytes", SIZE, [size for _, size, _ in artefacts]),
         ("milliseconds a call (p50)", LATENCY, [time for _, _, time in artefacts]),
     ]
-    for axes, (label, colour, values) in zip(figure.subplots(1, 2, sharey=True), columns, strict=True):
+    for place, (label, colour, values) in enumerate(columns, 1):
+        axes = figure.add_subplot(1, 2, place)
         bars = axes.barh(names, [value or 0.0 for value in values], color=colour)
         axes.bar_label(bars, ["-" if value is None else f"{value:.3g}" for value in values], padding=3, fontsize=8)
         axes.set_xlabel(label)
         axes.margins(x=0.18)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].invert_yaxis()  # the first on top; the other axis follows
+        axes.invert_yaxis()  # the first on top
+        axes.tick_params(axis="y", labelleft=place == 1)
     with whole_file(path) as file:
         figure.savefig(file, format="png", dpi=120)

@@ -46,8 +46,10 @@ class Continuation:
             return None
         try:
             content = read_json(file)
-            numbers = [[[int(token) for token in row] for row in content[name]] for name in ("prompts", "tokens")]
-            found = Continuation(*numbers, float(content["smallest_gap"]))
+            prompts, tokens = (
+                [[int(token) for token in row] for row in content[name]] for name in ("prompts", "tokens")
+            )
+            found = Continuation(prompts, tokens, float(content["smallest_gap"]))
             if not found.prompts or len(found.prompts) != len(found.tokens) or not all(found.prompts):
                 raise ValueError("prompts are missing")
         except (KeyError, TypeError, ValueError) as error:

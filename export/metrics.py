@@ -116,10 +116,10 @@ def judge(cases: Sequence[Case], outputs: dict[str, Tensors]) -> list[Metric]:
             add("agreement of the answer", np.ones_like(same), same)
     metrics = []
     for name, (model, artefact, count) in found.items():
-        means = (model / count, artefact / count) if count else (0.0, 0.0)
+        ours, its = (model / count, artefact / count) if count else (0.0, 0.0)
         if name == "perplexity":
-            means = (float(np.exp(means[0])), float(np.exp(means[1])))
-        metrics.append(Metric(name, *means, count))
+            ours, its = float(np.exp(ours)), float(np.exp(its))
+        metrics.append(Metric(name, ours, its, count))
     return metrics
 
 
@@ -180,8 +180,8 @@ def compare(
                 if KINDS.get(name) == "logits":
                     same = (value.argmax(-1) == expected.argmax(-1))[case.real(name)]
                     agreed, ranked = agreed + int(same.sum()), ranked + same.size
-    for problem, where in problems.items():
-        failures.append(f"{problem} in {len(where)} of {len(cases)} cases ({where[0]})")
+    for problem, places in problems.items():
+        failures.append(f"{problem} in {len(places)} of {len(cases)} cases ({places[0]})")
     if not any(case.outputs for case in cases):
         failures.append("there is nothing to compare it with")
     if limit is not None and worst > limit:

@@ -20,6 +20,7 @@ Purpose = Literal["shapes", "real", "latency"]
 
 SHORT, ODD, LONGEST_UNBOUNDED, LATENCY = 5, 37, 128, 128  # tokens
 WRONG_CONTENT = (ValueError, KeyError, IndexError, TypeError, AttributeError)  # what reading nonsense raises
+PREFIX = "text."  # of the names of functions of strings, to tell them from those of tensors
 OUTPUT_LIMIT = 16 * 2**20  # bytes of outputs that one case stores
 
 # (batch, length, right-padded, of real text). Every batch size meets every length, but 7 the longest, which costs much
@@ -105,7 +106,7 @@ class Case:
                 outputs=groups["output"],
                 targets=groups["target"],
                 positions=positions,
-                **facts,  # type: ignore[arg-type]
+                **facts,
             )
             if not case.outputs or not all(_is_finite(value) for value in case.outputs.values()):
                 raise ValueError("its outputs are missing, NaN or infinite")

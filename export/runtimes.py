@@ -320,7 +320,9 @@ def measure_latency(call: Callable[[], object], seconds: float) -> dict[str, flo
 def continue_greedily(read: Callable[[list[int]], np.ndarray], prompt: list[int], count: int) -> dict[str, Any]:
     """`count` tokens after `prompt`, each the most likely; and the smallest distance that there was between the two
     best logits, and the milliseconds of each token."""
-    tokens, ids, gap, times = list(prompt), [], float("inf"), []
+    tokens, gap = list(prompt), float("inf")
+    ids: list[int] = []
+    times: list[float] = []
     for _ in range(count):
         start = time.perf_counter()
         logits = read(tokens)
@@ -364,7 +366,7 @@ def answer(folder: Path) -> dict[str, Any]:
         start = time.perf_counter()
         run_fitted(runtime, cases[case], inputs[case], sizes)
         result["latency"][case] = {"first_ms": 1000 * (time.perf_counter() - start)}
-    outputs = {}
+    outputs: dict[str, Any] = {}
     for case in request["kept"]:
         asked = cases[case]
         for name, value in run_fitted(runtime, asked, inputs[case], sizes).items():

@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from export.reference import Case, Purpose, Tensors, answer
+from export.reference import PREFIX, Case, Purpose, Tensors, answer
 from export.signatures import Signature
 from export.text_model import text_signatures
 from zoo.huggingface import reading_length
 from zoo.model import ZooModel
 
-PREFIX = "text."  # of the functions' names, to tell them from those of tensors
 ROWS, LONGEST = 4, 200  # texts, and their characters
 SETTINGS = {  # of generation: greedy
     "max_new_tokens": np.array(8, "int32"),

@@ -218,7 +218,7 @@ def _measure_artefact(
     if not wrong and artefact.precision != "float32":
         real = [case for case in cases if case.purpose == "real"]
         figures["metrics"] = judge(real, outputs)
-        wrong = [failure for metric in figures["metrics"] if (failure := metric.failure(limits)) is not None]
+        wrong = [line for line in (metric.failure(limits) for metric in figures["metrics"]) if line is not None]
     failures += wrong
     return dataclasses.replace(report, **figures)
 

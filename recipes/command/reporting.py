@@ -70,7 +70,7 @@ def print_bench(bench: Bench, as_json: bool) -> None:
             f"{each.first_ms:.1f}",
             f"{each.p50_ms:.2f}",
             f"{each.p95_ms:.2f}",
-            f"{each.speedup:.2f}",
+            figure(each.speedup, ".2f"),
         )
     console = Console(highlight=False)
     console.print(table)

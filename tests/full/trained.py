@@ -46,10 +46,15 @@ def sentences(rows: int, seed: int) -> tuple[list[str], np.ndarray]:
     return written, nouns.astype("int32")
 
 
-def make(family: str, task: str) -> Trained:
-    """A trained model: its own objective where there is one, else that of a task whose backbone it takes over."""
+def make(family: str, task: str, **changes: Any) -> Trained:
+    """A trained model: its own objective where there is one, else that of a task whose backbone it takes over.
+
+    Args:
+        family, task: of the model.
+        **changes: fields of a GPT's configuration.
+    """
     keras.utils.set_random_seed(0)
-    return {"bert": _bert, "gpt": _gpt, "vit": _vit, "clip": _clip}[family](task)
+    return {"bert": _bert, "gpt": _gpt, "vit": _vit, "clip": _clip}[family](task, **changes)
 
 
 def _fit(model: ZooModel, inputs: Any, labels: dict[str, np.ndarray], epochs: int, optimizer: Any = None) -> None:
@@ -121,10 +126,10 @@ def _bert_labels(task: str, inputs: dict[str, np.ndarray], places: np.ndarray, t
     return {"logits": np.where(masked, ids, UNKNOWN).astype("int32")}
 
 
-def _gpt(task: str) -> Trained:
+def _gpt(task: str, **changes: Any) -> Trained:
     written, places = sentences(ROWS + HELD_OUT, 0)
     tokenizer = train_bpe(written, 400)
-    sizes = {**WIDTH, "vocabulary_size": tokenizer.vocabulary_size}
+    sizes = {**WIDTH, "vocabulary_size": tokenizer.vocabulary_size, **changes}
     if task == "generate":
         ids = np.array([id for text in written for id in tokenizer.encode(text + " ")], "int32")
         rows = ids[: len(ids) // 32 * 32].reshape(-1, 32)
