@@ -94,9 +94,11 @@ def _find_answer(inputs: Tensors, outputs: Tensors) -> Tensors:
     length = ops.expand_dims(places, 0) - ops.expand_dims(places, 1)  # of the answer, less one: (start, end)
     fits = ops.cast(ops.logical_and(length >= 0, length < LONGEST_ANSWER), "float32")
     sums = ops.reshape(starts + ends + (1.0 - fits) * OUTSIDE, (-1, tokens * tokens))
-    best = ops.cast(ops.argmax(sums, axis=1), "int32")
+    # Not `argmax`: Keras's tells 0.0 from -0.0, bit by bit, which TFLite cannot.
+    score, best = ops.top_k(sums, 1)
+    best = ops.cast(best[:, 0], "int32")
     start = best // tokens
-    return {"start": start, "end": best - start * tokens, "score": ops.max(sums, axis=1)}
+    return {"start": start, "end": best - start * tokens, "score": score[:, 0]}
 
 
 def cache_specs(model: ZooModel, batch: Axis | int, slots: Axis | int, prefix: str = "") -> tuple[TensorSpec, ...]:
