@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -54,7 +54,8 @@ def exporting(out: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     with process:
         yield process
     if process.returncode == -signal.SIGKILL:  # then nobody ended the converter
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # there may be none
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_signal_leaves_no_bundle(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_the_zoos_own_layout(whole, tmp_path, name, monkeypatch):
-    monkeypatch.setattr(presets, "_build", Builder())
+    monkeypatch.setattr(presets, "build", Builder())
     draw = random.Random(name)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refused = 0

@@ -75,7 +75,7 @@ class Builder:
     dropout, gets the model that is there, since building is what takes time."""
 
     def __init__(self) -> None:
-        self.original = presets._build
+        self.original = presets.build
         self.models: dict[tuple[str, str, str], Any] = {}
 
     def __call__(self, family: Any, config: Any, task: str, dtype: str) -> Any:
@@ -103,7 +103,7 @@ def count_refusals(
     Returns:
         How often it was refused, and by how many bytes this process has grown.
     """
-    monkeypatch.setattr(presets, "_build", Builder())
+    monkeypatch.setattr(presets, "build", Builder())
     whole = write_whole(checkpoint, directory, sharded=file == FILES[2])
     content = (whole / file).read_bytes()
     zoo.load(whole)  # what loading takes anyway

@@ -73,7 +73,7 @@ def reload(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], 
         return model
 
     def reload(directory: Path) -> None:
-        monkeypatch.setattr(presets, "_build", build)
+        monkeypatch.setattr(presets, "build", build)
         assert zoo.load(directory) is golden.model
 
     return reload

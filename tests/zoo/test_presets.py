@@ -297,7 +297,7 @@ def test_an_interrupted_save_leaves_the_old_model(
 @pytest.fixture
 def nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever makes a model fails: what is refused is refused before anything is allocated."""
-    monkeypatch.setattr(presets, "_build", lambda *arguments: pytest.fail("a model was built"))
+    monkeypatch.setattr(presets, "build", lambda *arguments: pytest.fail("a model was built"))
 
 
 @pytest.mark.usefixtures("nothing_is_built")
