@@ -12,7 +12,7 @@ from export.artefacts import GENERATE, HUGGINGFACE, Plan, write_artefacts
 from export.continuation import continue_prompts
 from export.manifest import FILE as MANIFEST
 from export.manifest import REFERENCE, Artefact, Manifest, Part, digests
-from export.processes import ChildFailure, writing
+from export.processes import ChildFailure, heeding_interrupts, writing
 from export.real import Examples, make_examples
 from export.reference import PREFIX, make_cases, make_real_cases
 from export.report import Report
@@ -85,11 +85,17 @@ def export_bundle(
     if out.parent.is_dir():
         remove_remains(out.parent, out.name)
     try:
-        with writing(out), whole_directory(out, force, marker=MANIFEST) as partial:
+        with heeding_interrupts() as heed, writing(out), whole_directory(out, force, marker=MANIFEST) as partial:
+
+            def tell(line: str) -> None:
+                heed()
+                progress(line)
+
             data = _Data(texts, images, examples or make_examples(model, texts, images))
-            _fill(model, partial, plan, data, progress)
-            report = measure(partial, progress)
+            _fill(model, partial, plan, data, tell)
+            report = measure(partial, tell)
             report.write(partial)
+            heed()
             if not report.passed and not force:
                 raise UserError(f"{'; '.join(report.failure_lines())}: nothing was written to {out}")
     except KeyboardInterrupt:

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from zoo.errors import UserError
@@ -81,6 +82,31 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         file = f" ({error.filename})" if error.filename else ""
         raise UserError(f"{error.strerror or error}{file}: nothing was written to {path}") from error
+
+
+@contextlib.contextmanager
+def heeding_interrupts() -> Iterator[Callable[[], None]]:
+    """Yield what raises KeyboardInterrupt where Ctrl-C was pressed and the exception was lost: one that is raised while
+    a library cleans up is told of on standard error, and goes no further."""
+    pressed: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    def heed() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():  # somebody else sees to it
+        yield heed
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield heed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def one_line(text: str, limit: int = 300) -> str:

@@ -1,5 +1,7 @@
 """The program that runs an artefact alone, and what becomes of it when something goes wrong."""
 
+import contextlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from export import runtimes, verify
-from export.processes import ChildFailure, run_child
+from export.processes import ChildFailure, heeding_interrupts, run_child
 from export.verify import continue_prompts
 from zoo.errors import UserError
 from zoo.model import ZooModel
@@ -89,6 +91,17 @@ def test_greedy_refuses_what_cannot_be_continued(bundle: Path) -> None:
 def test_a_child_that_fails_is_one_line(code: str, message: str) -> None:
     with pytest.raises(ChildFailure, match=message):
         run_child(["-c", code], timeout=1 if "sleep" in code else 60)
+
+
+def test_an_interrupt_that_a_library_swallows_is_heeded() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with heeding_interrupts() as heed:
+        heed()
+        with contextlib.suppress(KeyboardInterrupt):  # as a library may
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            heed()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("message", ["No space left on device", "File too large", "Disk quota exceeded"])
