@@ -129,16 +129,16 @@ class _Writer:
         found = {"saved_model": self._artefact(path, "tensorflow", "float32", names)}
         if reads_text(self.model) and "saved_model" in self.plan.formats:
             path = f"saved_model/{self.model.family}_text/1"
-            self.progress("writing saved_model_text")
             try:
-                tokenizer = make_tokenizer(self.model)
-                write_text_model(self.model, self.bundle / path)
+                functions = text_signatures(self.model, make_tokenizer(self.model))
             except UserError as error:
-                self.progress(f"left out: no saved_model_text, since {error}")
-            else:
-                text = {PREFIX + each.name: each.name for each in text_signatures(self.model, tokenizer)}
-                artefact = self._artefact(path, "tensorflow_text", "float32", [])
-                found["saved_model_text"] = dataclasses.replace(artefact, functions=text)
+                self.progress(f"leaving out saved_model_text: {error}")
+                return found
+            self.progress("writing saved_model_text")
+            write_text_model(self.model, self.bundle / path)
+            artefact = self._artefact(path, "tensorflow_text", "float32", [])
+            named = {PREFIX + each.name: each.name for each in functions}
+            found["saved_model_text"] = dataclasses.replace(artefact, functions=named)
         return found
 
     def write_tflite(self) -> dict[str, Artefact]:

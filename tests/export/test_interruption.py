@@ -78,6 +78,15 @@ def test_a_signal_leaves_no_bundle(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [f".killed.partial-{processes[signal.SIGKILL].pid}"]
 
 
+def assert_whole(bundle: Path) -> None:
+    """Every file that a bundle has, and no others."""
+    manifest = Manifest.read(bundle)
+    parts = (manifest.reference, manifest.beside, *manifest.artefacts.values())
+    assert [part.altered(bundle) for part in parts] == [[] for _ in parts]
+    assert manifest.added(bundle) == []
+    assert (bundle / "report.json").is_file()
+
+
 @pytest.mark.full  # twenty exports; a signal amid one is in the quick tier
 def test_killed_at_any_moment_there_is_no_bundle_and_the_next_one_is_whole(tmp_path: Path) -> None:
     draw = random.Random(0)
@@ -98,18 +107,22 @@ def test_killed_at_any_moment_there_is_no_bundle_and_the_next_one_is_whole(tmp_p
                 process.send_signal(signal.SIGKILL)
         return process.returncode
 
-    formats = ("saved_model", "onnx", "tflite")
+    formats, done = ("saved_model", "onnx", "tflite"), 0
     for format in formats:
         assert export(format, None) == 0
         shutil.rmtree(out)
     for number in range(20):
         format = formats[number % len(formats)]
-        assert export(format, draw.uniform(0, 0.9 * seconds[format])) == -signal.SIGKILL
-        assert not out.exists(), number
+        assert export(format, draw.uniform(0, 0.8 * seconds[format])) == -signal.SIGKILL
+        if out.exists():  # it was done already
+            assert_whole(out)
+            shutil.rmtree(out)
+            done += 1
+    assert done < 5
     assert all(path.name.startswith(".bundle.partial-") for path in tmp_path.iterdir())
     assert export("onnx", None) == 0
+    assert_whole(out)  # nothing of those before
     assert set(Manifest.read(out).artefacts) == {"onnx"}
-    assert Manifest.read(out).added(out) == []  # nothing of those before
     # What the killed ones left, the next has removed.
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
@@ -124,5 +137,6 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         assert process.stdout is not None
         lines = process.stdout.read().splitlines()
     reason = f"UserError: File too large: nothing was written to {out}"
-    assert lines == [moments[0], reason, *moments[:2], reason, moments[0], moments[2], reason]
+    left_out = "leaving out saved_model_text: the gpt model has no tokenizer, so that it reads no strings"
+    assert lines == [moments[0], reason, *moments[:2], reason, moments[0], left_out, moments[2], reason]
     assert list(tmp_path.iterdir()) == []
