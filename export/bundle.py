@@ -14,7 +14,7 @@ from export.manifest import FILE as MANIFEST
 from export.manifest import REFERENCE, Artefact, Manifest, Part, digests
 from export.processes import ChildFailure, heeding_interrupts, writing
 from export.real import Examples, make_examples
-from export.reference import PREFIX, make_cases, make_real_cases
+from export.reference import LATENCY, PREFIX, make_cases, make_real_cases
 from export.report import Report
 from export.signatures import signatures
 from export.text_reference import make_text_cases
@@ -116,7 +116,7 @@ def _fill(
     artefacts = write_artefacts(model, bundle, plan, calibration, progress)
     progress("computing the reference")
     (bundle / REFERENCE).mkdir()
-    _write_reference(model, bundle / REFERENCE, artefacts, data)
+    _write_reference(model, bundle / REFERENCE, artefacts, plan, data)
     if model.tokenizer is not None:
         model.tokenizer.save(bundle / "tokenizer")
     if model.preprocessing is not None:
@@ -138,7 +138,7 @@ def _fill(
     ).write(bundle)
 
 
-def _write_reference(model: ZooModel, directory: Path, artefacts: dict[str, Artefact], data: _Data) -> None:
+def _write_reference(model: ZooModel, directory: Path, artefacts: dict[str, Artefact], plan: Plan, data: _Data) -> None:
     """The cases of every function that an artefact has, and what the model writes after some prompts."""
     text_ids = np.zeros(0, "int32")
     if model.tokenizer is not None:
@@ -147,7 +147,7 @@ def _write_reference(model: ZooModel, directory: Path, artefacts: dict[str, Arte
     for function in signatures(model):
         if function.name in wanted:
             own = data.examples.of([spec.name for spec in function.inputs])
-            for case in make_cases(function, text_ids):
+            for case in make_cases(function, text_ids, plan.tokens or LATENCY):
                 case.save(directory)
             for case in make_real_cases(function, own.batches, own.metric):
                 case.save(directory)

@@ -131,14 +131,15 @@ class Case:
         return mask.astype(bool) if mask.shape == value.shape[:-1] else np.ones(value.shape[:-1], bool)
 
 
-def make_cases(function: "Signature", text_ids: np.ndarray | None = None) -> Iterator[Case]:
-    """Inputs by the `GRID`, and one more for the latency (batch 1, at most 128 tokens), with the function's outputs.
+def make_cases(function: "Signature", text_ids: np.ndarray | None = None, latency: int = LATENCY) -> Iterator[Case]:
+    """Inputs by the `GRID`, and one more for the latency (batch 1), with the function's outputs.
 
     They are computed eagerly and on the CPU: a GPU multiplies float32 matrices in a shorter format by default.
 
     Args:
         function: of the model.
         text_ids: int32 (tokens,), real text, which random ids stand in for where there is none.
+        latency: tokens that the latency is measured on, at most.
 
     Raises:
         UserError: an output of the model is not finite.
@@ -148,7 +149,7 @@ def make_cases(function: "Signature", text_ids: np.ndarray | None = None) -> Ite
     longest = axes.get("tokens") or LONGEST_UNBOUNDED
     lengths = {"short": min(SHORT, longest), "odd": min(ODD, longest), "longest": longest}
     cases = [(batch, lengths[length], padded, real, "") for batch, length, padded, real in GRID]
-    cases.append((1, min(LATENCY, longest), False, True, "latency"))
+    cases.append((1, min(latency, longest), False, True, "latency"))
     done = set()
     for seed, (batch, tokens, padded, real, name) in enumerate(cases):
         purpose: Purpose = "latency" if name else "shapes"

@@ -226,3 +226,14 @@ def test_operators_that_a_format_lacks_are_named(tmp_path: Path) -> None:
     assert str(failures["tflite"]) == "TFLite has no Cholesky"
     assert re.fullmatch(r"tf2onnx: Tensorflow op \[.*: Cholesky\] is not supported.*", str(failures["onnx"]))
     assert [file.name for file in tmp_path.iterdir()] == ["saved"]
+
+
+def test_a_file_of_fixed_shapes_takes_shorter_texts_padded(model: ZooModel, texts: list[str], tmp_path: Path) -> None:
+    report = export_bundle(model, tmp_path / "bundle", plan=Plan(("tflite",), tokens=40), texts=texts)
+    (artefact,) = report.artefacts
+    assert report.passed and artefact.max_error is not None and artefact.latency_p50_ms is not None
+    runner = Interpreter(str(tmp_path / "bundle/model.tflite")).get_signature_runner("serving_default")
+    assert {tuple(detail["shape"]) for detail in runner.get_input_details().values()} == {(1, 40)}
+    assert report.latency_inputs["serving_default"]["token_ids"] == [1, 40]
+    with pytest.raises(UserError, match="the fixed number of tokens is 65, and the model reads at most 64"):
+        export_bundle(model, tmp_path / "other", plan=Plan(tokens=65))
