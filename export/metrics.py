@@ -74,6 +74,14 @@ class Metric:
         return f"{self.name} with the Keras model is {self.artefact:.4f}, less than {least:g}"
 
 
+def failures_of(metrics: Sequence[Metric], limits: Limits) -> list[str]:
+    """One line for each that is out of its limits. Where it is known what is right, how often an artefact chooses as
+    the model does is told, and decides nothing: of answers that are as good as each other it may take another."""
+    known = any(metric.name in ("accuracy", "perplexity") for metric in metrics)
+    lines = (metric.failure(limits) for metric in metrics if not (known and metric.name == "agreement"))
+    return [line for line in lines if line is not None]
+
+
 def judge(cases: Sequence[Case], outputs: dict[str, Tensors]) -> list[Metric]:
     """The metrics of the task over real inputs.
 

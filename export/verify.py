@@ -18,7 +18,7 @@ import numpy as np
 
 from export.continuation import Continuation
 from export.manifest import Artefact, Manifest
-from export.metrics import PRECISIONS, TOLERANCE, compare, judge
+from export.metrics import PRECISIONS, TOLERANCE, compare, failures_of, judge
 from export.processes import ChildFailure, one_line, raise_if_no_space, run_child, writing
 from export.reference import Case, Tensors
 from export.report import ArtefactReport, Report
@@ -218,7 +218,7 @@ def _measure_artefact(
     if not wrong and artefact.precision != "float32":
         real = [case for case in cases if case.purpose == "real"]
         figures["metrics"] = judge(real, outputs)
-        wrong = [line for line in (metric.failure(limits) for metric in figures["metrics"]) if line is not None]
+        wrong = failures_of(figures["metrics"], limits)
     failures += wrong
     return dataclasses.replace(report, **figures)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from export.metrics import PRECISIONS, TOLERANCE, Metric, compare, judge
+from export.metrics import PRECISIONS, TOLERANCE, Metric, compare, failures_of, judge
 from export.reference import Case
 
 
@@ -98,3 +98,11 @@ def test_metrics_by_hand() -> None:
 )
 def test_limits_of_int8(metric: Metric, failure: str | None) -> None:
     assert metric.failure(PRECISIONS["int8"]) == failure
+
+
+def test_agreement_decides_where_nothing_else_is_known() -> None:
+    apart = Metric("agreement", 1.0, 0.5, 100)
+    assert failures_of([apart], PRECISIONS["int8"]) == ["agreement with the Keras model is 0.5000, less than 0.95"]
+    assert failures_of([Metric("perplexity", 20.0, 20.1, 100), apart], PRECISIONS["int8"]) == []
+    (fallen,) = failures_of([Metric("accuracy", 0.9, 0.8, 100), apart], PRECISIONS["int8"])
+    assert fallen.startswith("accuracy fell")

@@ -83,8 +83,8 @@ class GPTBackbone(ZooModel):
                 tokens), or over all slots of the cache where one is given; where several documents are packed into
                 a sequence `document_ids` (batch, tokens), a number for each: tokens see those of their own document
                 alone, and positions restart in each; `positions` (batch, tokens) where they do not count up from 0,
-                or from what the cache holds; `token_vectors` (batch, tokens, width) in place of what the table holds for
-                `token_ids`.
+                or from what the cache holds; `token_vectors` (batch, tokens, width) in place of what the table holds
+                for `token_ids`.
             cache: one `zoo.layers.empty_cache` a block; see `MultiHeadAttention.call`.
             cache_index: int32 scalar, the slots filled so far; None for a cache that grows.
             return_weights: return the attention weights too.
