@@ -155,10 +155,10 @@ def run_artefact(bundle: Path, artefact: str, function: str, inputs: Tensors) ->
     manifest = Manifest.read(bundle)
     alone = f"{artefact}_{function}"
     part = find_artefact(bundle, manifest, alone if alone in manifest.artefacts else artefact)
-    known = next((case.outputs for case in load_cases(bundle, manifest) if case.function == function), None)
-    if known is None or function not in part.functions:
+    known = [case for case in load_cases(bundle, manifest) if case.function == function]
+    if not known or function not in part.functions:
         raise UserError(f"{artefact} of {bundle} has no function {function!r}: it has {', '.join(part.functions)}")
-    case = Case("given", function, "shapes", inputs, known)
+    case = Case("given", function, "shapes", inputs, _stand_ins(known, inputs))
     try:
         with writing(bundle):
             _, outputs = run_alone(bundle, part, [case], {})
@@ -266,6 +266,26 @@ def run_alone(
         raise ChildFailure(one_line(failure))
 
 
+def _stand_ins(known: Sequence[Case], inputs: Tensors) -> Tensors:
+    """Outputs of the shapes that a function gives for inputs, as its cases show them: whether an output has a row for
+    each row, and a position for each token."""
+    found = {}
+    for name, value in known[0].outputs.items():
+        shape = list(value.shape)
+        for axis in range(min(2, len(shape))):
+            if all(_given_size(case.inputs, axis) == _whole_size(case, name, axis) for case in known):
+                shape[axis] = _given_size(inputs, axis)
+        found[name] = np.broadcast_to(np.zeros((), value.dtype), shape)
+    return found
+
+
+def _given_size(inputs: Tensors, axis: int) -> int | None:
+    """Of the batch (axis 0), or of the tokens (axis 1); None without tokens."""
+    if axis == 0:
+        return next(len(value) for value in inputs.values() if value.ndim)  # what all rows share is a scalar
+    return inputs["padding_mask"].shape[1] if "padding_mask" in inputs else None
+
+
 def _part_of(case: Case, artefact: Artefact) -> Case:
     """The case with the outputs that the artefact gives."""
     if not artefact.names:
@@ -278,11 +298,15 @@ def _asked_for(case: Case) -> dict[str, dict[str, Any]]:
     """Of each output the shape that it has, whole, and the positions that are kept of it."""
     asked = {}
     for name, value in case.outputs.items():
-        positions, shape = case.positions.get(name), list(value.shape)
-        if positions is not None:
-            shape[1] = case.inputs["padding_mask"].shape[1]
-        asked[name] = {"shape": shape, "positions": positions}
+        shape = [_whole_size(case, name, axis) for axis in range(value.ndim)]
+        asked[name] = {"shape": shape, "positions": case.positions.get(name)}
     return asked
+
+
+def _whole_size(case: Case, output: str, axis: int) -> int | None:
+    """Of an axis of an output before it is cut to positions."""
+    cut = axis == 1 and output in case.positions
+    return _given_size(case.inputs, 1) if cut else case.outputs[output].shape[axis]
 
 
 def time_limit(size: int) -> float:

@@ -13,7 +13,7 @@ import pytest
 
 from export.reference import Case
 from export.report import Report
-from export.verify import verify_bundle
+from export.verify import run_artefact, verify_bundle
 from zoo.errors import UserError
 from zoo.model import ZooModel
 
@@ -49,6 +49,14 @@ def test_verifying_again_rewrites_the_report_alone(copy_with: CopyWith) -> None:
         "report.md",
         "report.png",
     }
+
+
+def test_inputs_of_any_shape_can_be_given(bundle: Path, model: ZooModel) -> None:
+    ids = np.random.default_rng(0).integers(0, model.config.vocabulary_size, (9, 11), "int32")
+    inputs = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
+    expected = model(inputs, training=False)["logits"].numpy()
+    found = run_artefact(bundle, "tflite", "serving_default", inputs)  # whose rows go through it one by one
+    np.testing.assert_allclose(found["logits"], expected, atol=1e-4)
 
 
 def replace_weight(file: Path, weight: np.ndarray, value: np.ndarray) -> None:
