@@ -219,7 +219,7 @@ def _shaped(case: Case, batch: int, tokens: int | None) -> Case:
 
 
 def _run(bundle: Path, artefact: Artefact | None, cases: Sequence[Case], seconds: float) -> dict[str, Any]:
-    """One round of one artefact, or of the Keras model where it is None: what `runtimes.py` answers."""
+    """One round of one artefact, or of the Keras model where it is None: what `export.runtimes` answers."""
     names = {} if artefact is None else artefact.functions
     with tempfile.TemporaryDirectory(prefix="zoo-bench-") as name:
         folder = Path(name)

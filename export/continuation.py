@@ -57,7 +57,7 @@ class Continuation:
         return found
 
     def request(self) -> dict[str, Any]:
-        """What `runtimes.py` is asked."""
+        """What `export.runtimes` is asked."""
         return {"prompts": self.prompts, "count": len(self.tokens[0])}
 
     def judge(self, found: Sequence[dict[str, Any]], precision: str, failures: list[str]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The Keras model that a bundle was made of, timed as its artefacts are: `python -m export.keras_timing FOLDER`.
 
-FOLDER is as for `runtimes.py`; the artefact is the bundle itself. Its configuration is what is read of it: the weights
-are fresh, on which the time does not hang.
+FOLDER is as for `export.runtimes`; the artefact is the bundle itself. Its configuration is what is read of it: the
+weights are fresh, on which the time does not hang.
 """
 
 import json
@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from export import runtimes
-from export.runtimes import Tensors
+from export.runtimes.runtime import Tensors
 from export.signatures import signatures
 from zoo.directory import read_saved
 from zoo.presets import build

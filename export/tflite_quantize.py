@@ -5,7 +5,6 @@ one scale a row, which both can use: a lookup becomes the operator that knows of
 """
 
 import collections
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,58 +14,11 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from export.processes import one_line
+from export.tflite_file import Editor, SharedScales, file_content, read_file
+from export.tflite_observe import Ranges, observe
 
 SMALLEST = 1024  # weights; fewer stay float32
 BLOCK = 32  # weights of 4 bits that share a scale
-ALIGNMENT = 16  # bytes: what runtimes expect of a buffer
-
-Ranges = dict[int, tuple[float, float]]  # the least and the greatest value of tensors, by their index
-
-
-class AlignedBuffer(schema.BufferT):
-    """A buffer that is written where runtimes expect it: the generated code would put it anywhere."""
-
-    def Pack(self, builder: Any) -> Any:  # noqa: N802 - the generated code's name
-        data = None
-        if self.data is not None:
-            content = np.asarray(self.data, "uint8").tobytes()
-            builder.StartVector(1, len(content), ALIGNMENT)
-            builder.head -= len(content)
-            builder.Bytes[builder.head : builder.head + len(content)] = content
-            builder.vectorNumElems = len(content)
-            data = builder.EndVector()
-        schema.BufferStart(builder)
-        if data is not None:
-            schema.BufferAddData(builder, data)
-        return schema.BufferEnd(builder)
-
-
-class SharedScales(schema.QuantizationParametersT):
-    """Scales that tensors of several graphs have in common: written once. Twelve bytes a row, they would count."""
-
-    written: Any = None
-
-    def Pack(self, builder: Any) -> Any:  # noqa: N802 - the generated code's name
-        if self.written is None or self.written[0] is not builder:
-            self.written = builder, super().Pack(builder)
-        return self.written[1]
-
-
-def read_file(content: bytes) -> Any:
-    """The content of a .tflite file as the schema's `ModelT`, its weights not copied."""
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    model.buffers = [AlignedBuffer(buffer.data) for buffer in model.buffers]
-    return model
-
-
-def file_content(model: Any) -> bytearray:
-    """What a file of this `ModelT` holds."""
-    import flatbuffers
-
-    total = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
-    builder = flatbuffers.Builder(total + total // 8 + 2**20)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return builder.Output()
 
 
 def quantize(model: Any, bits: int, ranges: Mapping[int, Ranges]) -> None:
@@ -82,8 +34,8 @@ def quantize(model: Any, bits: int, ranges: Mapping[int, Ranges]) -> None:
 
 class _Quantization:
     def __init__(self, model: Any, bits: int) -> None:
-        self.model = model
-        self.codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+        self.model, self.edit = model, Editor(model)
+        self.codes = self.edit.codes
         self.kinds: dict[int, set[str]] = collections.defaultdict(set)  # how each buffer is used
         for graph in model.subgraphs:
             for index in graph.outputs:
@@ -125,7 +77,7 @@ class _Quantization:
         weights = np.frombuffer(buffer.data, "float32").reshape(int(tensor.shape[0]), -1)
         if bits == 4 and kinds == {"matrix"} and weights.shape[1] % BLOCK == 0:
             packed, scales = round_to_4_bits(weights)
-            self.blocks[number] = self._add_buffer(scales)
+            self.blocks[number] = self.edit.add_buffer(scales)
             buffer.data = packed
         else:
             rounded, scales = round_to_8_bits(weights)
@@ -140,7 +92,7 @@ class _Quantization:
         elif tensor.buffer in self.blocks:
             tensor.type = schema.TensorType.INT4
             rows, columns = tensor.shape
-            scales = self._add_tensor(
+            scales = self.edit.add_tensor(
                 graph, tensor.name + b"_scales", (rows, columns // BLOCK), schema.TensorType.FLOAT16
             )
             graph.tensors[scales].buffer = self.blocks[tensor.buffer]
@@ -183,22 +135,22 @@ class _Quantization:
         output = graph.tensors[operator.outputs[0]]
         builtin, types = schema.BuiltinOperator, schema.TensorType
         if len(graph.tensors[ids].shape) == 1:
-            yield self._operator(builtin.EMBEDDING_LOOKUP, 3, (ids, table), operator.outputs)
+            yield self.edit.operator(builtin.EMBEDDING_LOOKUP, 3, (ids, table), operator.outputs)
             return
         sizes = [int(size) for size in (output.shape if output.shapeSignature is None else output.shapeSignature)]
         count = int(np.prod(graph.tensors[ids].shape))
         is_free = -1 in sizes
-        flat = self._add_tensor(graph, output.name + b"_ids", (count,), types.INT32, is_free)
-        rows = self._add_tensor(graph, output.name + b"_rows", (count, width), types.FLOAT32, is_free)
-        yield self._operator(builtin.RESHAPE, 1, (ids, self._add_integers(graph, [-1])), (flat,))
-        yield self._operator(builtin.EMBEDDING_LOOKUP, 3, (flat, table), (rows,))
+        flat = self.edit.add_tensor(graph, output.name + b"_ids", (count,), types.INT32, is_free)
+        rows = self.edit.add_tensor(graph, output.name + b"_rows", (count, width), types.FLOAT32, is_free)
+        yield self.edit.operator(builtin.RESHAPE, 1, (ids, self.edit.add_integers(graph, [-1])), (flat,))
+        yield self.edit.operator(builtin.EMBEDDING_LOOKUP, 3, (flat, table), (rows,))
         if sizes.count(-1) < 2:
-            shape = self._add_integers(graph, sizes)
+            shape = self.edit.add_integers(graph, sizes)
         else:
             axes = len(sizes)
-            of_ids = self._add_tensor(graph, output.name + b"_ids_shape", (axes - 1,), types.INT32)
-            shape = self._add_tensor(graph, output.name + b"_shape", (axes,), types.INT32)
-            yield self._operator(
+            of_ids = self.edit.add_tensor(graph, output.name + b"_ids_shape", (axes - 1,), types.INT32)
+            shape = self.edit.add_tensor(graph, output.name + b"_shape", (axes,), types.INT32)
+            yield self.edit.operator(
                 builtin.SHAPE,
                 1,
                 (ids,),
@@ -206,15 +158,15 @@ class _Quantization:
                 schema.BuiltinOptions.ShapeOptions,
                 schema.ShapeOptionsT(outType=types.INT32),
             )
-            yield self._operator(
+            yield self.edit.operator(
                 builtin.CONCATENATION,
                 1,
-                (of_ids, self._add_integers(graph, [int(width)])),
+                (of_ids, self.edit.add_integers(graph, [int(width)])),
                 (shape,),
                 schema.BuiltinOptions.ConcatenationOptions,
                 schema.ConcatenationOptionsT(),
             )
-        yield self._operator(builtin.RESHAPE, 1, (rows, shape), operator.outputs)
+        yield self.edit.operator(builtin.RESHAPE, 1, (rows, shape), operator.outputs)
 
     def _integers(
         self, graph: Any, operator: Any, known: Ranges, rounded: dict[int, int], weights: int
@@ -224,7 +176,7 @@ class _Quantization:
         x, y = operator.inputs[0], operator.outputs[0]
         if x not in rounded:
             rounded[x] = self._add_like(graph, x, *known[x])
-            yield self._operator(builtin.QUANTIZE, 2, (x,), (rounded[x],))
+            yield self.edit.operator(builtin.QUANTIZE, 2, (x,), (rounded[x],))
         result = self._add_like(graph, y, *known[y])
         scales = graph.tensors[rounded[x]].quantization.scale[0] * self.scales[weights].scale
         inputs = [rounded[x], *operator.inputs[1:]]
@@ -232,55 +184,19 @@ class _Quantization:
             bias = graph.tensors[inputs[2]]
             values = np.frombuffer(self.model.buffers[bias.buffer].data, "float32")
             integers = np.clip(np.rint(values / scales.astype("float64")), -(2**31), 2**31 - 1).astype("int32")
-            inputs[2] = self._add_tensor(graph, bias.name + b"_rounded", bias.shape, types.INT32)
-            graph.tensors[inputs[2]].buffer = self._add_buffer(integers)
+            inputs[2] = self.edit.add_tensor(graph, bias.name + b"_rounded", bias.shape, types.INT32)
+            graph.tensors[inputs[2]].buffer = self.edit.add_buffer(integers)
             graph.tensors[inputs[2]].quantization = _scaled(scales, np.zeros(len(scales), "int64"))
         operator.inputs, operator.outputs = np.array(inputs, "int32"), np.array([result], "int32")
         yield operator
-        yield self._operator(builtin.DEQUANTIZE, 2, (result,), (y,))
-
-    def _operator(
-        self, builtin: int, version: int, inputs: Any, outputs: Any, options_type: int = 0, options: Any = None
-    ) -> Any:
-        known = [(code.builtinCode, code.version) for code in self.model.operatorCodes]
-        if (builtin, version) not in known:
-            known.append((builtin, version))
-            deprecated = min(builtin, schema.BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES)
-            self.model.operatorCodes.append(
-                schema.OperatorCodeT(deprecatedBuiltinCode=deprecated, builtinCode=builtin, version=version)
-            )
-            self.codes.append(builtin)
-        return schema.OperatorT(
-            opcodeIndex=known.index((builtin, version)),
-            inputs=np.array(inputs, "int32"),
-            outputs=np.array(outputs, "int32"),
-            builtinOptionsType=options_type,
-            builtinOptions=options,
-        )
-
-    def _add_buffer(self, values: np.ndarray) -> int:
-        self.model.buffers.append(AlignedBuffer(np.ascontiguousarray(values).reshape(-1).view("uint8")))
-        return len(self.model.buffers) - 1
-
-    def _add_tensor(self, graph: Any, name: bytes, shape: Any, kind: int, first_is_free: bool = False) -> int:
-        sizes = np.array(shape, "int32")
-        tensor = schema.TensorT(shape=sizes, type=kind, name=name, hasRank=True)
-        if first_is_free:
-            tensor.shapeSignature = np.array([-1, *sizes[1:]], "int32")
-        graph.tensors.append(tensor)
-        return len(graph.tensors) - 1
-
-    def _add_integers(self, graph: Any, values: list[int]) -> int:
-        index = self._add_tensor(graph, b"sizes", (len(values),), schema.TensorType.INT32)
-        graph.tensors[index].buffer = self._add_buffer(np.array(values, "int32"))
-        return index
+        yield self.edit.operator(builtin.DEQUANTIZE, 2, (result,), (y,))
 
     def _add_like(self, graph: Any, index: int, low: float, high: float) -> int:
         """A tensor of 8 bits for what is float32 in another one, whose values lie between `low` and `high`."""
         like = graph.tensors[index]
         low, high = min(low, 0.0), max(high, 0.0)  # zero is to be exact
         scale = max((high - low) / 255, 1e-12)
-        added = self._add_tensor(graph, like.name + b"_rounded", like.shape, schema.TensorType.INT8)
+        added = self.edit.add_tensor(graph, like.name + b"_rounded", like.shape, schema.TensorType.INT8)
         graph.tensors[added].shapeSignature = like.shapeSignature
         zero = int(np.clip(np.rint(-128 - low / scale), -128, 127))
         graph.tensors[added].quantization = _scaled(np.array([scale], "float32"), np.array([zero], "int64"))
@@ -315,47 +231,6 @@ def round_to_4_bits(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         integers = np.where(is_better, rounded, integers).astype("int8")
     nibbles = integers.reshape(-1, 2).view("uint8") & 15
     return nibbles[:, 0] | (nibbles[:, 1] << 4), scales[..., 0].astype("float16")
-
-
-def observe(content: bytes, samples: list[dict[str, np.ndarray]]) -> dict[int, Ranges]:
-    """By the index of its graph, for each function of a float32 file that takes what the samples hold: the least and
-    the greatest value of what goes into its dense layers and convolutions and of what comes out."""
-    ranges: dict[int, Ranges] = {}
-    for signature in read_file(content).signatureDefs:
-        names = {each.name.decode(): each.tensorIndex for each in signature.inputs}
-        given = [{names[name]: sample[name] for name in names} for sample in samples if names.keys() <= sample.keys()]
-        if given:
-            ranges[signature.subgraphIndex] = _observe_graph(content, signature.subgraphIndex, given)
-    return ranges
-
-
-def _observe_graph(content: bytes, number: int, samples: list[dict[int, np.ndarray]]) -> Ranges:
-    from ai_edge_litert.interpreter import Interpreter
-
-    model = read_file(content)
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
-    dense = (schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.CONV_2D)
-    graph = model.subgraphs[number]
-    found = [each for each in graph.operators if codes[each.opcodeIndex] in dense]
-    seen = sorted({int(index) for each in found for index in (each.inputs[0], each.outputs[0])})
-    # An output is kept; and the interpreter shows the tensors of the first graph alone.
-    graph.outputs = np.array([*graph.outputs, *(i for i in seen if i not in graph.outputs)], "int32")
-    model.subgraphs, model.signatureDefs = [graph], []
-    interpreter = Interpreter(model_content=bytes(file_content(model)), num_threads=os.cpu_count())
-    ranges = dict.fromkeys(seen, (np.inf, -np.inf))
-    shapes: dict[int, Any] = {}
-    for sample in samples:
-        if shapes != (shapes := {index: value.shape for index, value in sample.items()}):
-            for index, value in sample.items():
-                interpreter.resize_tensor_input(index, value.shape)
-            interpreter.allocate_tensors()
-        for index, value in sample.items():
-            interpreter.set_tensor(index, value)
-        interpreter.invoke()
-        for index in seen:
-            values, (low, high) = interpreter.get_tensor(index), ranges[index]
-            ranges[index] = min(low, float(values.min())), max(high, float(values.max()))
-    return ranges
 
 
 def _main(source: str, target: str, precision: str, inputs: str) -> None:

@@ -25,7 +25,7 @@ from export.report import ArtefactReport, Report
 from zoo.errors import UserError
 
 LATENCY_SECONDS = 2.0
-PROGRAM = Path(__file__).with_name("runtimes.py")
+PROGRAM = Path(__file__).with_name("runtimes") / "__main__.py"
 
 logger = logging.getLogger("zoo")
 
@@ -226,7 +226,7 @@ def _measure_artefact(
 def run_alone(
     bundle: Path, artefact: Artefact, cases: Sequence[Case], request: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensors]]:
-    """Run an artefact by `runtimes.py`; returns its answer, and the outputs by case.
+    """Run an artefact by `export.runtimes`; returns its answer, and the outputs by case.
 
     Raises:
         ChildFailure: it crashed, hung, failed or gave nothing readable.

@@ -24,8 +24,8 @@ def run(arguments: list[str]) -> int:
     settings = parse(Verify, arguments, "zoo verify")
 
     from export.verify import verify_bundle
-    from recipes.command.reporting import print_report
+    from recipes.command.reporting import print_report, tell
 
-    report = verify_bundle(settings.bundle)
+    report = verify_bundle(settings.bundle, tell)
     print_report(report, as_json=settings.json)
     return 0 if report.passed else 1

@@ -1,6 +1,7 @@
 """The program that runs an artefact alone, and what becomes of it when something goes wrong."""
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import runtimes, verify
+from export import verify
 from export.processes import ChildFailure, heeding_interrupts, run_child
 from export.verify import continue_prompts
 from zoo.errors import UserError
 from zoo.model import ZooModel
 
-PROGRAM = runtimes.__file__
+PROGRAM = verify.PROGRAM
 
 REFUSAL = """
 import importlib.util, runpy, sys
@@ -34,16 +35,17 @@ for name in [*names, "safetensors"]:
 
 
 def test_neither_this_project_nor_keras_can_be_imported() -> None:
-    code = f"import sys; sys.path.insert(0, {str(Path(PROGRAM).parents[1])!r})\n{REFUSAL}"
+    code = f"import sys; sys.path.insert(0, {str(PROGRAM.parents[2])!r})\n{REFUSAL}"
     done = subprocess.run([sys.executable, "-I", "-c", code, PROGRAM], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True"] + ["True"] * 6 + ["safetensors"]
 
 
 def test_the_runs_of_a_bundle_refuse_them_too(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The same, in the process itself: a runtime that imports Keras fails."""
-    changed = Path(PROGRAM).read_text().replace("import onnxruntime\n", "import keras, onnxruntime\n", 1)
-    (tmp_path / "runtimes.py").write_text(changed)
-    monkeypatch.setattr(verify, "PROGRAM", tmp_path / "runtimes.py")
+    shutil.copytree(PROGRAM.parent, tmp_path / "runtimes")
+    changed = tmp_path / "runtimes" / "onnx_runtime.py"
+    changed.write_text(changed.read_text().replace("import onnxruntime\n", "import keras, onnxruntime\n", 1))
+    monkeypatch.setattr(verify, "PROGRAM", tmp_path / "runtimes" / "__main__.py")
     with pytest.raises(UserError, match=r"onnx of .* cannot continue the prompt: ImportError: keras is refused here"):
         continue_prompts(bundle, "onnx", [[1]], 1)
 

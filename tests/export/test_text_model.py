@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 import zoo
-from export import runtimes
+from export import verify
 from export.saved_model import trace
 from export.text_model import make_tokenizer, reads_text, text_signatures, write_text_model
 from tests.zoo.reference import assert_close
@@ -304,7 +304,7 @@ def test_saved_models_answer_without_our_code(made: Any, tmp_path: Path) -> None
             outputs = function(**{key: tf.constant(value, specs[key].dtype) for key, value in given.items()})
             expected[f"{name} {signature}"] = {key: value.numpy() for key, value in outputs.items()}
     (tmp_path / "calls.json").write_text(json.dumps(calls))
-    command = [sys.executable, "-I", "-c", PROGRAM, runtimes.__file__]
+    command = [sys.executable, "-I", "-c", PROGRAM, verify.PROGRAM]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     answers = json.loads(done.stdout)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 import zoo
@@ -20,6 +21,8 @@ from export.generate_tflite import DeviceGenerator, choose_token
 from export.processes import ChildFailure
 from export.signatures import SERVING, Signature, device_cache_signatures, signatures
 from export.tflite import fix_shapes, write_tflite
+from export.tflite_file import builtin_codes, file_content, read_file
+from export.tflite_observe import observe
 from tests.partitions import count_partitions
 from zoo.generation import Generator
 from zoo.model import TensorSpec, ZooModel
@@ -39,15 +42,15 @@ def run(file: Path | bytes, inputs: dict[str, np.ndarray], name: str = SERVING) 
 def quantized(file: Path, bits: int, samples: list[dict[str, np.ndarray]] | None = None) -> bytes:
     """What the child process makes of a float32 file, made in this one."""
     content = file.read_bytes()
-    model = tflite_quantize.read_file(content)
-    tflite_quantize.quantize(model, bits, tflite_quantize.observe(content, samples or []))
-    return bytes(tflite_quantize.file_content(model))
+    model = read_file(content)
+    tflite_quantize.quantize(model, bits, observe(content, samples or []))
+    return bytes(file_content(model))
 
 
 def operators(content: bytes) -> set[str]:
-    model = tflite_quantize.read_file(content)
-    names = {code: name for name, code in vars(tflite_quantize.schema.BuiltinOperator).items() if name[0].isupper()}
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    model = read_file(content)
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if name[0].isupper()}
+    codes = builtin_codes(model)
     return {names[codes[operator.opcodeIndex]] for graph in model.subgraphs for operator in graph.operators}
 
 
@@ -180,10 +183,10 @@ def test_images_in_every_precision(vit: ZooModel, vit_files: dict[str, Path], im
 def test_integers_are_what_calibration_saw(vit_files: dict[str, Path], images: Any) -> None:
     """Dense layers and convolutions compute in integers, with the ranges of the samples; nothing else does."""
     whole, integers = vit_files["float32"].read_bytes(), vit_files["int8_full"].read_bytes()
-    model = tflite_quantize.read_file(integers)
-    graph, types = model.subgraphs[0], tflite_quantize.schema.TensorType
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
-    builtin = tflite_quantize.schema.BuiltinOperator
+    model = read_file(integers)
+    graph, types = model.subgraphs[0], schema.TensorType
+    codes = builtin_codes(model)
+    builtin = schema.BuiltinOperator
     for operator in graph.operators:
         kinds = {graph.tensors[i].type for i in (operator.inputs[0], operator.outputs[0])}
         is_dense = codes[operator.opcodeIndex] in (builtin.FULLY_CONNECTED, builtin.CONV_2D)
@@ -191,7 +194,7 @@ def test_integers_are_what_calibration_saw(vit_files: dict[str, Path], images: A
             assert kinds == {types.INT8}
         elif codes[operator.opcodeIndex] not in (builtin.QUANTIZE, builtin.DEQUANTIZE):
             assert types.INT8 not in kinds
-    (ranges,) = tflite_quantize.observe(whole, images[:4]).values()
+    (ranges,) = observe(whole, images[:4]).values()
     values = np.stack([each["images"] for each in images[:4]])
     assert ranges[graph.inputs[0]] == (values.min(), values.max())
     (first,) = (each for each in graph.operators if each.inputs[0] == graph.inputs[0])

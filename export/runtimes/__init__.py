@@ -1,0 +1,101 @@
+"""Run one artefact in its own runtime: `answer(FOLDER)`. `__main__.py` does it in a process alone.
+
+FOLDER holds the work and takes the answer:
+
+    request.json   runtime, artefact (a path), names (of inputs and outputs, where the file has others than ours: an
+                   .onnx file alone), sizes (of axes that are fixed), cases ({name: {function, outputs:
+                   {output: {shape, positions to keep or null}}}}), kept (cases whose outputs are wanted), and, where
+                   asked for, latency ({cases, seconds}), operators (true) and continue ({prompts, count})
+    inputs.npz     CASE/INPUT for every case
+    outputs.npz    CASE/OUTPUT for every case that is kept
+    answer.json    runtime (name and version), load_ms, peak_memory_mb, latency by case, operators, partitions,
+                   continuations or continuing_failed; or failure, one line
+"""
+
+import collections
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .litert import LiteRT
+from .measuring import continue_greedily, measure_latency, peak_memory
+from .onnx_runtime import ONNXRuntime
+from .runtime import Runtime, Tensors
+from .saved_model import TensorFlow, TensorFlowText
+
+RUNTIMES: dict[str, Any] = {
+    "tensorflow": TensorFlow,
+    "tensorflow_text": TensorFlowText,
+    "litert": LiteRT,
+    "onnxruntime": ONNXRuntime,
+}
+
+
+def run_fitted(runtime: Runtime, case: dict[str, Any], inputs: Tensors, sizes: dict[str, int]) -> Tensors:
+    """Run a case; where the artefact has fixed sizes, row by row, padded to them and cut again."""
+    outputs = case["outputs"]
+    if not sizes:
+        return runtime.run(case["function"], inputs, outputs)
+    rows = []
+    for row in range(len(next(iter(inputs.values())))):
+        padded = {}
+        for name, value in inputs.items():
+            missing = sizes["tokens"] - value.shape[1] if "tokens" in sizes and value.ndim == 2 else 0
+            padded[name] = np.pad(value[row : row + 1], [(0, 0), (0, missing)]) if missing else value[row : row + 1]
+        rows.append(runtime.run(case["function"], padded, outputs))
+    whole = {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
+    shapes = {name: each["shape"] for name, each in outputs.items() if each["shape"] is not None}
+    return {
+        name: value[tuple(slice(size) for size in shapes[name])] if name in shapes else value
+        for name, value in whole.items()
+    }
+
+
+def answer(folder: Path) -> dict[str, Any]:
+    """Do what `request.json` asks; write `outputs.npz`, and return what goes into `answer.json`."""
+    request = json.loads((folder / "request.json").read_text())
+    path, sizes, cases = Path(request["artefact"]), request["sizes"], request["cases"]
+    runtime = RUNTIMES[request["runtime"]]()
+    if request["names"]:
+        runtime.names = request["names"]
+    start = time.perf_counter()
+    runtime.load(path)
+    result: dict[str, Any] = {"runtime": runtime.version, "load_ms": 1000 * (time.perf_counter() - start)}
+    inputs: dict[str, Tensors] = collections.defaultdict(dict)
+    with np.load(folder / "inputs.npz", allow_pickle=False) as arrays:
+        for key in arrays.files:
+            case, name = key.split("/")
+            inputs[case][name] = arrays[key]
+    timed = request.get("latency", {"cases": []})
+    result["latency"] = {}
+    for case in timed["cases"]:
+        start = time.perf_counter()
+        run_fitted(runtime, cases[case], inputs[case], sizes)
+        result["latency"][case] = {"first_ms": 1000 * (time.perf_counter() - start)}
+    outputs: dict[str, Any] = {}
+    for case in request["kept"]:
+        asked = cases[case]
+        for name, value in run_fitted(runtime, asked, inputs[case], sizes).items():
+            if name in asked["outputs"]:
+                positions = asked["outputs"][name]["positions"]
+                outputs[f"{case}/{name}"] = value if positions is None else value[:, positions]
+    np.savez(folder / "outputs.npz", **outputs)
+    for case in timed["cases"]:
+        call = functools.partial(run_fitted, runtime, cases[case], inputs[case], sizes)
+        result["latency"][case] |= measure_latency(call, timed["seconds"])
+    if request.get("operators"):
+        result["operators"] = collections.Counter(runtime.operators(path))
+        if hasattr(runtime, "partitions"):
+            result["partitions"] = runtime.partitions()
+    if "continue" in request:
+        prompts, count = (request["continue"][name] for name in ("prompts", "count"))
+        try:
+            result["continuations"] = [continue_greedily(runtime.continuing(), each, count) for each in prompts]
+        except Exception as error:  # what else was found out is told all the same
+            result["continuing_failed"] = f"{type(error).__name__}: {error}"
+    result["peak_memory_mb"] = peak_memory()
+    return result
