@@ -28,6 +28,7 @@ EXPORT = [
     "onnx>=1.21,<1.24",
     "onnxruntime>=1.23,<2",
     "ai-edge-litert>=2.1,<3",
+    "flatbuffers>=25.9,<26",
 ]
 # The text and image packages of the Keras project: reference implementations in the tests, and the ground for
 # tokenizers inside a graph (text) and augmentation (image).

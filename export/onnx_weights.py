@@ -103,7 +103,10 @@ class Int8:
     def restore(self, weight: str) -> list[Any]:
         axis = 0 if len(self.graph.constants[weight].dims) == 2 else len(self.graph.constants[weight].dims) - 1
         value, scale = self._keep(weight, axis, FULL)
-        return [helper.make_node("DequantizeLinear", [value, scale], [weight], axis=axis)]
+        zero = f"{weight}.zero"  # by right 0 without it; ONNX Runtime before 1.28 loses the type when it moves the node
+        if zero not in self.graph.constants:
+            self.graph.keep(zero, np.zeros(self.graph.constants[scale].dims, "int8"))
+        return [helper.make_node("DequantizeLinear", [value, scale, zero], [weight], axis=axis)]
 
 
 class Int4(Int8):
