@@ -77,6 +77,14 @@ def language_model(enliven: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _short_latency():
+    """Whoever verifies a bundle in a test is not after how fast its files are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.verify.LATENCY_SECONDS", 0.01)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _interruptible():
     """Ctrl-C does something, also in a suite that a shell has begun in the background, where it ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

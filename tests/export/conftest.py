@@ -8,17 +8,11 @@ from pathlib import Path
 import pytest
 
 import zoo
-from export import verify
 from export.artefacts import Plan
 from export.bundle import export_bundle
 from export.report import Report
 from zoo.model import ZooModel
 from zoo.text import train_bpe
-
-
-@pytest.fixture(autouse=True)
-def short_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "LATENCY_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="session")
