@@ -5,7 +5,8 @@ FOLDER holds the work and takes the answer:
     request.json   runtime, artefact (a path), names (of inputs and outputs, where the file has others than ours: an
                    .onnx file alone), sizes (of axes that are fixed), cases ({name: {function, outputs:
                    {output: {shape, positions to keep or null}}}}), kept (cases whose outputs are wanted), and, where
-                   asked for, latency ({cases, seconds}), operators (true) and continue ({prompts, count})
+                   asked for, latency ({cases, seconds}), operators (true) and continue ({prompts, count, and
+                   given: tokens to read on with, or null})
     inputs.npz     CASE/INPUT for every case
     outputs.npz    CASE/OUTPUT for every case that is kept
     answer.json    runtime (name and version), load_ms, peak_memory_mb, latency by case, operators, partitions,
@@ -92,9 +93,13 @@ def answer(folder: Path) -> dict[str, Any]:
         if hasattr(runtime, "partitions"):
             result["partitions"] = runtime.partitions()
     if "continue" in request:
-        prompts, count = (request["continue"][name] for name in ("prompts", "count"))
+        asked = request["continue"]
+        given = asked.get("given") or [None] * len(asked["prompts"])
         try:
-            result["continuations"] = [continue_greedily(runtime.continuing(), each, count) for each in prompts]
+            result["continuations"] = [
+                continue_greedily(runtime.continuing(), prompt, asked["count"], tokens)
+                for prompt, tokens in zip(asked["prompts"], given, strict=True)
+            ]
         except Exception as error:  # what else was found out is told all the same
             result["continuing_failed"] = f"{type(error).__name__}: {error}"
     result["peak_memory_mb"] = peak_memory()

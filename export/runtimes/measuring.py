@@ -28,23 +28,28 @@ def measure_latency(call: Callable[[], object], seconds: float) -> dict[str, flo
     return {"p50_ms": float(np.percentile(times, 50)), "p95_ms": float(np.percentile(times, 95)), "calls": len(times)}
 
 
-def continue_greedily(read: Callable[[list[int]], np.ndarray], prompt: list[int], count: int) -> dict[str, Any]:
-    """`count` tokens after `prompt`, each the most likely; and the smallest distance that there was between the two
-    best logits, and the milliseconds of each token."""
+def continue_greedily(
+    read: Callable[[list[int]], np.ndarray], prompt: list[int], count: int, given: list[int] | None = None
+) -> dict[str, Any]:
+    """`count` tokens after `prompt`, each the most likely after those before it, or after `given` ones where there are
+    such; the smallest distance that there was between the two best logits; minus the logarithm of the probability of
+    each token that was read on with; and the milliseconds of each."""
     tokens, gap = list(prompt), float("inf")
     ids: list[int] = []
+    losses: list[float] = []
     times: list[float] = []
-    for _ in range(count):
+    for place in range(count):
         start = time.perf_counter()
-        logits = read(tokens)
+        logits = read(tokens).astype("float64")
         if not np.isfinite(logits).all():
             raise ValueError(f"the logits after {len(prompt) + len(ids)} tokens are not finite")
+        ids.append(int(np.argmax(logits)))
+        times.append(1000 * (time.perf_counter() - start))
         second, best = np.partition(logits, -2)[-2:]
         gap = min(gap, float(best - second))
-        tokens = [int(np.argmax(logits))]
-        ids += tokens
-        times.append(1000 * (time.perf_counter() - start))
-    return {"ids": ids, "smallest_gap": gap, "milliseconds": times}
+        tokens = ids[-1:] if given is None else given[place : place + 1]
+        losses.append(float(np.log(np.exp(logits - best).sum()) + best - logits[tokens[0]]))
+    return {"ids": ids, "smallest_gap": gap, "losses": losses, "milliseconds": times}
 
 
 def peak_memory() -> float | None:
