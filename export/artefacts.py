@@ -6,14 +6,14 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from export.manifest import Artefact, digests
+from export.manifest import GENERATE, Artefact, digests
 from export.metrics import PRECISIONS
 from export.onnx import write_onnx
-from export.onnx_folder import folder_file, folder_names, write_onnx_folder
+from export.onnx_folder import check_folder, folder_file, folder_names, write_onnx_folder
 from export.onnx_quantize import quantize_onnx
 from export.processes import ChildFailure
 from export.reference import PREFIX, Tensors
-from export.saved_model import served_signatures, write_saved_model
+from export.saved_model import IMAGE_BYTES, served_signatures, write_saved_model
 from export.signatures import (
     SERVING,
     Signature,
@@ -33,8 +33,8 @@ FORMATS = ("saved_model", "tflite", "onnx", "huggingface")
 USUAL = FORMATS[:3]
 HUGGINGFACE = "huggingface"
 FULL_INT8 = "int8_full"  # arithmetic in integers too: TFLite only, and by images that show how large numbers become
+OF_ONNX = tuple(name for name in PRECISIONS if name != FULL_INT8)
 PREFILLS = (8, 64, 256)  # tokens that a TFLite file of a language model can read at once
-GENERATE = "generate"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,10 @@ class Plan:
                 raise UserError(f"no {what} given")
         if self.tokens is not None and self.tokens < 1:
             raise UserError(f"the fixed number of tokens is {self.tokens}, and must be 1 or more")
-
+        if not {"tflite", "onnx"} & {*self.formats} and {*self.precisions} != {"float32"}:
+            raise UserError("a SavedModel is float32: TFLite and ONNX files come in other precisions")
+        if "onnx" in self.formats and {*self.precisions} == {FULL_INT8}:
+            raise UserError(f"{FULL_INT8} is for TFLite: ONNX files come in {', '.join(OF_ONNX)}")
         if HUGGINGFACE in self.formats and "onnx" not in self.formats:
             raise UserError("the huggingface folder is made of the ONNX files: ask for onnx too")
 
@@ -74,7 +77,10 @@ class Plan:
             raise UserError(f"the model computes in {model.compute_dtype}: load it with dtype float32 to export it")
         if FULL_INT8 in self.precisions and ("tflite" not in self.formats or model.preprocessing is None):
             raise UserError(f"{FULL_INT8} is for models that see images, in TFLite")
-        longest = next((axis.maximum for axis in model.input_specs[0].shape[1:2] if not isinstance(axis, int)), None)
+        if HUGGINGFACE in self.formats:
+            check_folder(model)
+        axes = [axis for spec in model.input_specs for axis in spec.shape if not isinstance(axis, int)]
+        longest = next((axis.maximum for axis in axes if axis.name == "tokens"), None)
         if self.tokens is not None and longest is not None and self.tokens > longest:
             raise UserError(f"the fixed number of tokens is {self.tokens}, and the model reads at most {longest}")
 
@@ -124,8 +130,10 @@ class _Writer:
     def write_saved_model(self) -> dict[str, Artefact]:
         self.progress("writing saved_model")
         path = f"saved_model/{self.model.family}/1"
-        write_saved_model(self.model, self.bundle / path, served_signatures(self.model))
+        served = served_signatures(self.model)
+        write_saved_model(self.model, self.bundle / path, served)
         names = [each.name for each in signatures(self.model)]
+        names += [each.name for each in served if each.name.endswith(IMAGE_BYTES)]
         found = {"saved_model": self._artefact(path, "tensorflow", "float32", names)}
         if reads_text(self.model) and "saved_model" in self.plan.formats:
             path = f"saved_model/{self.model.family}_text/1"
@@ -150,7 +158,7 @@ class _Writer:
         names = [each.name for each in functions]
         if generates(self.model):
             context = self.model.config.max_length
-            functions += device_cache_signatures(self.model, context, tuple(n for n in PREFILLS if n <= context))
+            functions += device_cache_signatures(self.model, context, tuple(n for n in PREFILLS if n < context))
         found = {}
         for precision in self.plan.precisions:
             name, file = _named("tflite", precision), f"model{_suffix(precision)}.tflite"
@@ -178,9 +186,7 @@ class _Writer:
             whole = self.bundle / f"{base}.onnx"
             with self._converting(kind):
                 write_onnx(self.model, function, saved_model, whole, self._limit)
-            for precision in self.plan.precisions:
-                if precision == FULL_INT8:
-                    continue
+            for precision in (each for each in self.plan.precisions if each in OF_ONNX):
                 name, file = _named(kind, precision), f"{base}{_suffix(precision)}.onnx"
                 if precision != "float32":
                     with self._converting(name):

@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from export.artefacts import GENERATE, HUGGINGFACE, Plan, write_artefacts
+from export.artefacts import FULL_INT8, HUGGINGFACE, PREFILLS, Plan, write_artefacts
 from export.continuation import continue_prompts
+from export.image_reference import make_image_cases
 from export.manifest import FILE as MANIFEST
-from export.manifest import REFERENCE, Artefact, Manifest, Part, digests
+from export.manifest import GENERATE, REFERENCE, Artefact, Manifest, Part, digests
 from export.processes import ChildFailure, heeding_interrupts, writing
 from export.real import Examples, make_examples
-from export.reference import LATENCY, PREFIX, make_cases, make_real_cases
+from export.reference import LATENCY, PREFIX, Tensors, make_cases, make_real_cases
 from export.report import Report
-from export.signatures import signatures
+from export.saved_model import IMAGE_BYTES
+from export.signatures import portable_signatures, signatures
 from export.text_reference import make_text_cases
 from export.verify import measure
 from zoo.directory import write_config, write_labels
@@ -25,7 +27,8 @@ from zoo.files import remove_remains, whole_directory
 from zoo.model import ZooModel
 
 PICTURES = 2  # images, as files, that a model of images and strings is compared on
-PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 2, 8, 16  # what a language model continues for the proof
+# What a language model continues for the proof: as many tokens as reach into every function that reads several at once.
+PROMPTS, NEW_TOKENS = tuple(size + 3 for size in PREFILLS), 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +94,8 @@ def export_bundle(
                 heed()
                 progress(line)
 
-            data = _Data(texts, images, examples or make_examples(model, texts, images))
+            data = _Data(texts, images, _examples(model, plan, texts, images, examples))
+            _check_judged(model, plan, data.examples)
             _fill(model, partial, plan, data, tell)
             report = measure(partial, tell)
             report.write(partial)
@@ -105,6 +109,24 @@ def export_bundle(
     return report
 
 
+def _examples(
+    model: ZooModel, plan: Plan, texts: Sequence[str], images: Sequence[np.ndarray], given: Examples | None
+) -> Examples:
+    """What to judge quantised files by, in as many tokens as they take."""
+    examples = given if given is not None and given.batches else make_examples(model, texts, images, plan.tokens)
+    return examples if plan.tokens is None else examples.fitting(plan.tokens)
+
+
+def _check_judged(model: ZooModel, plan: Plan, examples: Examples) -> None:
+    """Raise UserError where a quantised file would pass for want of anything real."""
+    for function in portable_signatures(model):
+        if {*plan.precisions} != {"float32"} and not examples.of([spec.name for spec in function.inputs]).batches:
+            fit = "" if plan.tokens is None else f" of at most {plan.tokens} tokens"
+            raise UserError(
+                f"there is nothing real{fit} to judge quantised files of {function.name} by: give it as --data"
+            )
+
+
 def _fill(
     model: ZooModel,
     bundle: Path,
@@ -112,7 +134,11 @@ def _fill(
     data: _Data,
     progress: Callable[[str], None],
 ) -> None:
-    calibration = [inputs for inputs, _ in data.examples.batches]
+    calibration: list[Tensors] = []
+    if FULL_INT8 in plan.precisions:
+        first, others = data.examples.divide()
+        progress(f"integers reach as far as {first.rows} examples need, and are judged by {others.rows} others")
+        calibration, data = [inputs for inputs, _ in first.batches], dataclasses.replace(data, examples=others)
     artefacts = write_artefacts(model, bundle, plan, calibration, progress)
     progress("computing the reference")
     (bundle / REFERENCE).mkdir()
@@ -151,16 +177,27 @@ def _write_reference(model: ZooModel, directory: Path, artefacts: dict[str, Arte
                 case.save(directory)
             for case in make_real_cases(function, own.batches, own.metric):
                 case.save(directory)
+    pictures = [_encode(image) for image in list(data.images[:PICTURES]) or _noise(PICTURES)]
+    if any(name.endswith(IMAGE_BYTES) for name in wanted):
+        for case in make_image_cases(model, pictures):
+            case.save(directory)
     if any(name.startswith(PREFIX) for name in wanted):
-        for case in make_text_cases(model, data.texts, [_encode(image) for image in data.images[:PICTURES]]):
+        for case in make_text_cases(model, data.texts, pictures):
             if case.function in wanted:
                 case.save(directory)
     if GENERATE in wanted:
         room = model.config.max_length
-        length = max(1, min(PROMPT_TOKENS, room // 2))
+        count = min(NEW_TOKENS, room // 2)
+        lengths = sorted({max(1, min(length, room - count)) for length in PROMPTS})
         ids = text_ids if len(text_ids) else np.arange(model.config.vocabulary_size, dtype="int32")
-        prompts = [np.resize(ids[start * len(ids) // PROMPTS :], length).tolist() for start in range(PROMPTS)]
-        continue_prompts(model, prompts, min(NEW_TOKENS, room - length)).save(directory)
+        starts = (place * len(ids) // len(lengths) for place in range(len(lengths)))
+        prompts = [np.resize(ids[start:], length).tolist() for start, length in zip(starts, lengths, strict=True)]
+        continue_prompts(model, prompts, count).save(directory)
+
+
+def _noise(count: int) -> list[np.ndarray]:
+    """Images of a usual size, where there are no real ones."""
+    return [*np.random.default_rng(0).integers(0, 256, (count, 192, 256, 3), "uint8")]
 
 
 def _encode(image: np.ndarray) -> bytes:

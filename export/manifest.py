@@ -13,8 +13,9 @@ from zoo.errors import UserError
 from zoo.files import write_text
 
 FILE = "bundle.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 REFERENCE = "reference"
+GENERATE = "generate"  # what an artefact can that continues texts by a cache, beside its functions
 LARGEST = 10_000_000  # bytes of bundle.json, which has some hundred a file
 BENCH = "bench"
 REPORTS = tuple(f"{name}.{kind}" for name in ("report", BENCH) for kind in ("json", "md", "png"))
@@ -53,7 +54,7 @@ class Artefact(Part):
         runtime: what runs it, a name in `export.runtimes.RUNTIMES`.
         precision: what its weights are kept in, a name in `export.metrics.PRECISIONS`.
         functions: which functions of the model it has, of those that there are cases of, and what it calls each of
-            them; and "generate", where it continues texts by a cache.
+            them; and `GENERATE`.
         sizes: what the axes are that vary in the model and do not here: "batch", "tokens".
         names: of inputs and outputs, ours to its own; where there are any, outputs without one are left out. Empty
             where they have our names.

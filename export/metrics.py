@@ -124,7 +124,9 @@ def judge(cases: Sequence[Case], outputs: dict[str, Tensors]) -> list[Metric]:
             add("agreement of the answer", np.ones_like(same), same)
     metrics = []
     for name, (model, artefact, count) in found.items():
-        ours, its = (model / count, artefact / count) if count else (0.0, 0.0)
+        if not count:  # of these rows, nothing was known
+            continue
+        ours, its = model / count, artefact / count
         if name == "perplexity":
             ours, its = float(np.exp(ours)), float(np.exp(its))
         metrics.append(Metric(name, ours, its, count))
@@ -167,7 +169,7 @@ def compare(
     Returns:
         `max_error`, `mean_error`, and `top_agreement` where there are logits; nothing where nothing could be compared.
     """
-    worst, total, count, agreed, ranked = 0.0, 0.0, 0, 0, 0
+    worst, total, count, exact, agreed, ranked = 0.0, 0.0, 0, 0, 0, 0
     problems: dict[str, list[str]] = {}
     for case in cases:
         for name, expected in case.outputs.items():
@@ -178,11 +180,12 @@ def compare(
                 where = f"{case.name}, {value.dtype} {value.shape}"
                 problems.setdefault(f"{name} has a wrong shape or type", []).append(where)
             elif expected.dtype.kind != "f":  # a place, or a name
+                exact += expected.size
                 if limit is not None and not np.array_equal(value, expected):
                     problems.setdefault(f"{name} is another", []).append(case.name)
             elif not np.isfinite(value).all():
                 problems.setdefault(f"{name} has NaN or infinite values", []).append(case.name)
-            else:
+            elif expected.size:
                 error = np.abs(value.astype("float64") - expected)
                 worst, total, count = max(worst, float(error.max())), total + float(error.sum()), count + error.size
                 if KINDS.get(name) == "logits":
@@ -190,7 +193,7 @@ def compare(
                     agreed, ranked = agreed + int(same.sum()), ranked + same.size
     for problem, places in problems.items():
         failures.append(f"{problem} in {len(places)} of {len(cases)} cases ({places[0]})")
-    if not any(case.outputs for case in cases):
+    if not (count or exact or problems):
         failures.append("there is nothing to compare it with")
     if limit is not None and worst > limit:
         failures.append(f"differs from the Keras model by {worst:.1e}, more than {limit:g}")

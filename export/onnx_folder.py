@@ -74,12 +74,7 @@ def write_onnx_folder(
     from zoo.huggingface import reading_length, write_settings
     from zoo.presets import PREPROCESSOR
 
-    strange = [spec.name for spec in model.input_specs if spec.name not in INPUTS]
-    if strange:
-        raise UserError(
-            f"Optimum knows no input like {strange[0]}, which a {model.family} model for {model.task!r} takes: load it "
-            "for another task"
-        )
+    check_folder(model)
     with whole_directory(directory) as partial:
         write_settings(partial, model)
         if model.preprocessing is not None:
@@ -100,6 +95,20 @@ def write_onnx_folder(
                     }
                     Path(scratch, "request.json").write_text(json.dumps(request))
                     run_child(["-P", "-m", "export.onnx_folder", str(Path(scratch, "request.json"))], timeout)
+
+
+def check_folder(model: "ZooModel") -> None:
+    """Raise UserError where `write_onnx_folder` would, whatever the files are."""
+    from zoo.huggingface import write_settings
+
+    strange = [spec.name for spec in model.input_specs if spec.name not in INPUTS]
+    if strange:
+        raise UserError(
+            f"Optimum knows no input like {strange[0]}, which a {model.family} model for {model.task!r} takes: load it "
+            "for another task"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        write_settings(Path(scratch), model)
 
 
 def folder_file(function: str, precision: str) -> str:

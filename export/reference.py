@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,7 @@ Purpose = Literal["shapes", "real", "latency"]
 SHORT, ODD, LONGEST_UNBOUNDED, LATENCY = 5, 37, 128, 128  # tokens
 WRONG_CONTENT = (ValueError, KeyError, IndexError, TypeError, AttributeError)  # what reading nonsense raises
 PREFIX = "text."  # of the names of functions of strings, to tell them from those of tensors
+MOST_SECONDS = 600.0  # that a case is believed to take, whoever says so
 OUTPUT_LIMIT = 16 * 2**20  # bytes of outputs that one case stores
 
 # (batch, length, right-padded, of real text). Every batch size meets every length, but 7 the longest, which costs much
@@ -53,6 +55,7 @@ class Case:
         targets: output -> what is right, int32 of the output's shape without its last axis, as far as it is known; -1
             where it is not.
         metric: what the targets are for: "accuracy", or "perplexity" where they are tokens of a text; "" without any.
+        seconds: that the model took: what an artefact may take hangs on it.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Case:
     positions: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     targets: Tensors = dataclasses.field(default_factory=dict)
     metric: str = ""
+    seconds: float = 0.0
 
     def save(self, directory: Path) -> None:
         """Write it to `directory` as NAME.safetensors."""
@@ -75,6 +79,7 @@ class Case:
                     value = np.frombuffer(value.tobytes(), np.uint8).reshape(*value.shape, value.dtype.itemsize)
                 tensors[f"{group}/{name}"] = np.ascontiguousarray(value).reshape(value.shape)  # which a scalar loses
         facts = {"function": self.function, "purpose": self.purpose, "metric": self.metric}
+        facts["seconds"] = f"{self.seconds:.3f}"
         metadata = {"positions": json.dumps(self.positions), "strings": json.dumps(strings), **facts}
         # `save_file` would make it private to its owner.
         (directory / f"{self.name}.safetensors").write_bytes(save(tensors, metadata))
@@ -106,19 +111,29 @@ class Case:
                 outputs=groups["output"],
                 targets=groups["target"],
                 positions=positions,
+                seconds=min(max(float(metadata["seconds"]), 0.0), MOST_SECONDS),
                 **facts,
             )
             if not case.outputs or not all(_is_finite(value) for value in case.outputs.values()):
                 raise ValueError("its outputs are missing, NaN or infinite")
-            for output, kept in positions.items():
-                if len(case.real(output)[0]) != len(kept):
-                    raise ValueError(f"positions of {output} do not fit")
-            for output, target in case.targets.items():
-                if target.shape != case.outputs[output].shape[:-1]:
-                    raise ValueError(f"targets of {output} do not fit")
+            case.check()
         except (OSError, safetensors.SafetensorError, *WRONG_CONTENT) as error:
             raise UserError(f"{file} cannot be read ({error}): export the model again") from error
         return case
+
+    def check(self) -> None:
+        """Raise one of `WRONG_CONTENT` where its parts do not fit together."""
+        if not any(value.ndim for value in self.inputs.values()):
+            raise ValueError("no input has rows")
+        if "padding_mask" in self.inputs and self.inputs["padding_mask"].ndim != 2:
+            raise ValueError("its padding_mask is no matrix")
+        for output, kept in self.positions.items():
+            if len(self.real(output)[0]) != len(kept):
+                raise ValueError(f"positions of {output} do not fit")
+        for output, target in self.targets.items():
+            shape = self.outputs[output].shape
+            if target.shape != shape[:-1] or target.max(initial=-1) >= shape[-1]:
+                raise ValueError(f"targets of {output} do not fit")
 
     def real(self, output: str) -> np.ndarray:
         """Which rows of an output stand for something real: boolean, the shape of the output without its last axis.
@@ -186,7 +201,7 @@ def make_real_cases(
 def _make_inputs(
     specs: Sequence[Any], batch: int, tokens: int, padded: bool, text_ids: np.ndarray, rng: np.random.Generator
 ) -> Tensors:
-    sizes = {"batch": batch, "tokens": tokens}
+    sizes = {"batch": batch, "tokens": tokens, "masked": min(SHORT, tokens)}
     # Uneven, and at least one token in each row: 5 tokens in 2 rows make rows of 4 and 2.
     real = [max(1, tokens - (row + 1) * tokens // (batch + 1)) if padded else tokens for row in range(batch)]
     mask = (np.arange(tokens) < np.array(real)[:, None]).astype("int32")
@@ -201,7 +216,8 @@ def _make_inputs(
                 np.take(text_ids, np.arange(start, start + mask.size), mode="wrap").reshape(shape) * mask
             )
         elif spec.dtype.startswith("int"):
-            value = rng.integers(0, spec.highest + 1, size=shape, dtype=spec.dtype)
+            above = spec.highest + 1 if spec.name != "masked_positions" else tokens
+            value = rng.integers(0, above, size=shape, dtype=spec.dtype)
             inputs[spec.name] = value * mask if shape == mask.shape else value
         else:
             inputs[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
@@ -224,6 +240,7 @@ def answer(
     import keras
     import tensorflow as tf
 
+    began = time.perf_counter()
     with keras.device("cpu:0"):
         computed = function.compute({key: tf.constant(value) for key, value in inputs.items()})
     mask = inputs.get("padding_mask")
@@ -241,7 +258,8 @@ def answer(
             if output in right:
                 right[output] = right[output][:, positions[output]]
         outputs[output] = value
-    return Case(name, function.name, purpose, inputs, outputs, positions, right, metric)
+    took = time.perf_counter() - began
+    return Case(name, function.name, purpose, inputs, outputs, positions, right, metric, took)
 
 
 def _is_finite(value: np.ndarray) -> bool:

@@ -1,7 +1,7 @@
 """TensorFlow itself: a model as a SavedModel that TensorFlow Serving loads, with no Python of ours and no Keras."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,30 @@ def served_signatures(model: ZooModel) -> list[Signature]:
     classes have names, `label`, string, is the likeliest one's, beside the probabilities. Each looks at what it is
     given first, as `export.guards.guarded` says.
     """
-    found = [_naming(model, each) if each.name == SERVING else each for each in signatures(model)]
+    found = _named_signatures(model)
     if generates(model):
         found += serving_cache_signatures(model)
     if model.preprocessing is not None:
-        by_name = {each.name: each for each in found}
-        seen = by_name.get("encode_image", by_name[SERVING])
-        name = IMAGE_BYTES if seen.name == SERVING else f"encode_{IMAGE_BYTES}"
-        found.append(_decoding(model, seen, name))
+        found.append(decoding(model, lambda files: preprocess_encoded(files, model.preprocessing)))
     return [guarded(each) for each in found]
+
+
+def decoding(model: ZooModel, read: Callable[[Any], Any]) -> Signature:
+    """The function that takes `image_bytes`.
+
+    Args:
+        model: with preprocessing.
+        read: the content of files, string (batch,), to what the model takes as `images`.
+    """
+    by_name = {each.name: each for each in _named_signatures(model)}
+    seen = by_name.get("encode_image", by_name[SERVING])
+    name = IMAGE_BYTES if seen.name == SERVING else f"encode_{IMAGE_BYTES}"
+    spec = TensorSpec(IMAGE_BYTES, "string", (Axis("batch"),))
+    return Signature(name, (spec,), seen.outputs, lambda inputs: seen.compute({"images": read(inputs[IMAGE_BYTES])}))
+
+
+def _named_signatures(model: ZooModel) -> list[Signature]:
+    return [_naming(model, each) if each.name == SERVING else each for each in signatures(model)]
 
 
 def trace(function: Signature) -> Any:
@@ -89,13 +104,3 @@ def _naming(model: ZooModel, function: Signature) -> Signature:
         return {**outputs, "label": tf.gather(tf.constant(names), tf.argmax(outputs["logits"], axis=-1))}
 
     return dataclasses.replace(function, outputs=(*function.outputs, "label"), compute=compute)
-
-
-def _decoding(model: ZooModel, function: Signature, name: str) -> Signature:
-    """From the content of image files instead of pixels."""
-    spec = TensorSpec(IMAGE_BYTES, "string", (Axis("batch"),))
-
-    def compute(inputs: Tensors) -> Tensors:
-        return function.compute({"images": preprocess_encoded(inputs[IMAGE_BYTES], model.preprocessing)})
-
-    return Signature(name, (spec,), function.outputs, compute)

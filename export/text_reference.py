@@ -61,7 +61,8 @@ def make_text_cases(model: ZooModel, texts: Sequence[str], pictures: Sequence[by
     mask = model.tokenizer.special_ids.get("mask")
     if model.task == "masked_lm":
         spelling = model.tokenizer.specification.role_tokens["mask"]
-        given["text"] = _strings([f"{row[: len(row) // 2]} {spelling} {row[len(row) // 2 :]}" for row in rows])
+        # Near the front, since a long text is cut at its end.
+        given["text"] = _strings([" ".join([*row.split()[:1], spelling, *row.split()[1:]]) for row in rows])
         assert mask is not None
     for function in text_signatures(model, ReferenceTokenizer(model)):  # type: ignore[arg-type]
         inputs = {spec.name: given[spec.name] for spec in function.inputs}

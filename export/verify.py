@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from export.continuation import Continuation
-from export.manifest import Artefact, Manifest
-from export.metrics import PRECISIONS, TOLERANCE, compare, failures_of, judge
+from export.manifest import GENERATE, Artefact, Manifest
+from export.metrics import PRECISIONS, TOLERANCE, Metric, compare, failures_of, judge
 from export.processes import ChildFailure, one_line, raise_if_no_space, run_child, writing
 from export.reference import Case, Tensors
 from export.report import ArtefactReport, Report
@@ -112,7 +112,7 @@ def continue_prompts(bundle: Path, artefact: str, prompts: Sequence[Sequence[int
     bundle = Path(bundle)
     manifest = Manifest.read(bundle)
     part = find_artefact(bundle, manifest, artefact)
-    if "generate" not in part.functions:
+    if GENERATE not in part.functions:
         raise UserError(f"{artefact} of {bundle} cannot continue text")
     try:
         spec = next(spec for spec in manifest.inputs if spec["name"] == "token_ids")
@@ -183,10 +183,11 @@ def _measure_artefact(
 ) -> ArtefactReport:
     failures = [f"{file} is missing or was altered after the export" for file in artefact.altered(bundle)]
     report = ArtefactReport(name, artefact.path, artefact.precision, artefact.size(bundle), failures)
+    continued: list[Metric] = []
     cases = [_part_of(case, artefact) for case in cases if artefact.takes(case)]
     timed = [case.name for case in cases if case.purpose == "latency"]
     request: dict[str, Any] = {"latency": {"cases": timed, "seconds": LATENCY_SECONDS}, "operators": True}
-    continues = continuation is not None and "generate" in artefact.functions
+    continues = continuation is not None and GENERATE in artefact.functions
     if continuation is not None and continues:
         request["continue"] = continuation.request()
     try:
@@ -206,19 +207,24 @@ def _measure_artefact(
             failures.append(f"cannot continue prompts: {one_line(answer['continuing_failed'])}")
         elif continuation is not None and continues:
             figures |= continuation.judge(answer["continuations"], artefact.precision, failures)
+            continued = figures.pop("metrics")
     except ChildFailure as failure:
         failures.append(str(failure))
         return report
-    except (KeyError, TypeError) as error:
-        failures.append(f"its runtime gave no readable answer: {error!r} is missing")
+    except (KeyError, TypeError, ValueError) as error:
+        failures.append(f"its runtime gave no readable answer: {error!r}")
         return report
     limits = PRECISIONS[artefact.precision]
     wrong: list[str] = []
     figures |= compare(cases, outputs, limits.error, wrong)
     if not wrong and artefact.precision != "float32":
         real = [case for case in cases if case.purpose == "real"]
-        figures["metrics"] = judge(real, outputs)
-        wrong = failures_of(figures["metrics"], limits)
+        metrics = judge(real, outputs)
+        wrong = failures_of(metrics, limits)
+        unjudged = artefact.functions.keys() - {GENERATE, *(case.function for case in real)}
+        if unjudged or not metrics:
+            wrong.append(f"there is nothing real to judge {', '.join(sorted(unjudged)) or 'it'} by: export with --data")
+        figures["metrics"] = metrics + continued
     failures += wrong
     return dataclasses.replace(report, **figures)
 
@@ -248,7 +254,8 @@ def run_alone(
         (folder / "request.json").write_text(json.dumps(work | request))
         inputs: dict[str, Any] = {f"{case.name}/{key}": value for case in cases for key, value in case.inputs.items()}
         np.savez(folder / "inputs.npz", **inputs)
-        run_child(["-I", str(PROGRAM), name], time_limit(artefact.size(bundle)))
+        seconds = sum(case.seconds for case in cases)
+        run_child(["-I", str(PROGRAM), name], time_limit(artefact.size(bundle), seconds))
         try:
             answer = json.loads((folder / "answer.json").read_text())
             failure = answer.get("failure")
@@ -309,6 +316,8 @@ def _whole_size(case: Case, output: str, axis: int) -> int | None:
     return _given_size(case.inputs, 1) if cut else case.outputs[output].shape[axis]
 
 
-def time_limit(size: int) -> float:
-    """Seconds that converting or running a model of `size` bytes may take before it is held to hang."""
-    return 300 + size / 1_000_000
+def time_limit(size: int, work: float = 0.0) -> float:
+    """Seconds that converting or running a model of `size` bytes may take before it is held to hang: for what takes the
+    Keras model `work` seconds, twenty times as many, since an operator may be slow in few bits and cases are repeated
+    to take their time."""
+    return 300 + size / 1_000_000 + 20 * work
