@@ -67,6 +67,8 @@ def test_several_texts_are_a_row_each(wordpiece) -> None:
     texts = [f"{TEXT[:40]} {word}" for word in ("one", "two", "three", "four", "five")] * 3
     ids = joined(make_examples(model, texts), 0, "token_ids")
     np.testing.assert_array_equal(ids, wordpiece.prepare(texts, max_length=64)["token_ids"])
+    few = make_examples(model, ["", *texts[:3], " \n"], tokens=9)  # too few tokens for a window, and shortened
+    np.testing.assert_array_equal(joined(few, 0, "token_ids"), wordpiece.prepare(texts[:3], max_length=9)["token_ids"])
 
 
 def test_images_are_preprocessed_and_towers_take_their_own() -> None:
@@ -84,4 +86,31 @@ def test_without_text_there_is_nothing(bpe) -> None:
     model = zoo.create("gpt-nano", vocabulary_size=bpe.vocabulary_size)
     assert make_examples(model, [TEXT]).batches == []  # no tokenizer
     model.tokenizer = bpe
-    assert make_examples(model, ["short"]).batches == []
+    assert make_examples(model, [" "]).batches == []
+
+
+def test_a_text_shorter_than_a_row_is_a_row(bpe) -> None:
+    model = zoo.create("gpt-nano", vocabulary_size=bpe.vocabulary_size)
+    model.tokenizer = bpe
+    assert joined(make_examples(model, ["short"]), 0, "token_ids").tolist() == [bpe.encode("short")]
+
+
+def test_rows_that_fit_are_kept_and_cut() -> None:
+    mask = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]], "int32")
+    inputs = {"token_ids": mask * 7, "padding_mask": mask, "positions": np.arange(3, dtype="int32")}
+    right = {"logits": np.arange(12, dtype="int32").reshape(3, 4), "other": np.array([5, 6, 7], "int32")}
+    short = {"token_ids": mask[:1, :1], "padding_mask": mask[:1, :1]}
+    ((first, known), (second, _)) = Examples([(inputs, right), (short, {})], "accuracy").fitting(2).batches
+    assert first["token_ids"].tolist() == [[7, 7], [7, 0]] and first["positions"].tolist() == [0, 2]
+    assert known["logits"].tolist() == [[0, 1], [8, 9]] and known["other"].tolist() == [5, 7]
+    assert second is short
+    assert Examples([(inputs, right)]).fitting(3).rows == 3
+    assert Examples([({"images": np.zeros((2, 4, 4, 3))}, {})]).fitting(1).rows == 2  # which have no tokens
+
+
+def test_some_rows_are_calibrated_on_and_others_judged_by() -> None:
+    batches = [({"images": np.arange(6)}, {"logits": np.arange(6)}), ({"images": np.arange(6, 7)}, {})]
+    first, others = Examples(batches, "accuracy").divide()  # type: ignore[arg-type]
+    assert [inputs["images"].tolist() for inputs, _ in first.batches] == [[0, 4], [6]]
+    assert [inputs["images"].tolist() for inputs, _ in others.batches] == [[1, 2, 3, 5]]
+    assert others.batches[0][1]["logits"].tolist() == [1, 2, 3, 5] and others.metric == "accuracy"

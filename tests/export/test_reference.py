@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from export import reference
-from export.reference import Case, make_cases, make_real_cases
+from export.reference import Case, Tensors, make_cases, make_real_cases
 from export.signatures import Signature, signatures
 from zoo.errors import UserError
 from zoo.model import Axis, TensorSpec, ZooModel
@@ -150,8 +150,18 @@ def test_strings_are_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.outputs["label"], words[:, 0])
 
 
-def test_targets_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    outputs, targets = {"logits": np.zeros((2, 9), "float32")}, {"logits": np.zeros(3, "int32")}
-    Case("case", "f", "real", {}, outputs, targets=targets, metric="accuracy").save(tmp_path)
+@pytest.mark.parametrize("target", [np.zeros(3, "int32"), np.full(2, 9, "int32")])
+def test_targets_that_do_not_fit_are_refused(target: np.ndarray, tmp_path: Path) -> None:
+    given, outputs = {"x": np.zeros(2, "float32")}, {"logits": np.zeros((2, 9), "float32")}
+    Case("case", "f", "real", given, outputs, targets={"logits": target}, metric="accuracy").save(tmp_path)
     with pytest.raises(UserError, match="targets of logits do not fit"):
+        Case.load(tmp_path / "case.safetensors")
+
+
+@pytest.mark.parametrize(
+    "inputs", [{}, {"seed": np.array(1)}, {"x": np.zeros(2), "padding_mask": np.zeros(2, "int32")}]
+)
+def test_inputs_that_no_model_takes_are_refused(inputs: Tensors, tmp_path: Path) -> None:
+    Case("case", "f", "real", inputs, {"logits": np.zeros((2, 9), "float32")}).save(tmp_path)
+    with pytest.raises(UserError, match=r"no input has rows|no matrix"):
         Case.load(tmp_path / "case.safetensors")
