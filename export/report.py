@@ -171,7 +171,8 @@ class Report:
 
 def shown(metrics: list[Metric]) -> str:
     """Metrics as one cell of a table."""
-    return "; ".join(f"{metric.name} {metric.model:.4g} to {metric.artefact:.4g}" for metric in metrics) or "-"
+    cells = (f"{each.name} {each.model:.4g} to {each.artefact:.4g} ({each.count:,} rows)" for each in metrics)
+    return "; ".join(cells) or "-"
 
 
 def figure(value: float | None, form: str) -> str:

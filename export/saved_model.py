@@ -51,8 +51,15 @@ def served_signatures(model: ZooModel) -> list[Signature]:
     if generates(model):
         found += serving_cache_signatures(model)
     if model.preprocessing is not None:
-        found.append(decoding(model, lambda files: preprocess_encoded(files, model.preprocessing)))
+        found.append(decoding(model, lambda files: read_files(files, model)))
     return [guarded(each) for each in found]
+
+
+def read_files(files: Any, model: ZooModel) -> Any:
+    """The content of image files, string (batch,), as what the model takes as `images`. The error of one that cannot be
+    decoded names `image_bytes`, as the place where it arose."""
+    with tf.name_scope(IMAGE_BYTES):
+        return preprocess_encoded(files, model.preprocessing)
 
 
 def decoding(model: ZooModel, read: Callable[[Any], Any]) -> Signature:

@@ -7,11 +7,10 @@ import tensorflow as tf
 
 from export.generation import generate_in_graph
 from export.guards import guarded
-from export.saved_model import IMAGE_BYTES, trace
+from export.saved_model import IMAGE_BYTES, read_files, trace
 from export.signatures import OUTSIDE, SERVING, Signature, Tensors, generates, signatures
 from zoo.errors import UserError
 from zoo.huggingface import reading_length
-from zoo.image.graph import preprocess_encoded
 from zoo.model import Axis, TensorSpec, ZooModel
 from zoo.prediction import CANDIDATES
 from zoo.text.graph import GraphTokenizer
@@ -269,7 +268,7 @@ class _Functions:
                 [tf.debugging.Assert(tf.size(texts) > 0, ["text has to have 1 text or more"])]
             ):
                 inputs, _ = self.read(tf.identity(texts))
-            outputs = self.serve({"images": preprocess_encoded(given[IMAGE_BYTES], model.preprocessing), **inputs})
+            outputs = self.serve({"images": read_files(given[IMAGE_BYTES], model), **inputs})
             logits = outputs["logits_per_image"]
             # As `zoo.prediction.probabilities_of_pairs` has them.
             probabilities = tf.sigmoid(logits) if model.config.loss == "sigmoid" else tf.nn.softmax(logits)

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,9 +55,11 @@ def measure(bundle: Path, progress: Callable[[str], None] = lambda line: None) -
     manifest = Manifest.read(bundle)
     cases = load_cases(bundle, manifest)
     continuation = Continuation.load(bundle / manifest.reference.path)
-    artefacts = []
+    artefacts: list[ArtefactReport] = []
+    began, total = time.monotonic(), len(manifest.artefacts)
     for number, (name, artefact) in enumerate(manifest.artefacts.items(), 1):
-        progress(f"verifying {name} ({number} of {len(manifest.artefacts)})")
+        left = (time.monotonic() - began) / max(number - 1, 1) * (total - number + 1)
+        progress(f"verifying {name} ({number} of {total}{f', about {left:.0f} s left' if number > 1 else ''})")
         artefacts.append(_measure_artefact(bundle, name, artefact, cases, continuation))
     return Report(
         name=manifest.name,

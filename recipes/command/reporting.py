@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from export.bench import Bench
-from export.report import Report, figure
+from export.report import Report, figure, shown
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -44,7 +44,7 @@ def report_table(report: Report) -> Table:
             f"{artefact.bytes / 1e6:.2f}",
             figure(artefact.max_error, ".1e"),
             figure(artefact.top_agreement, ".2%"),
-            "; ".join(f"{each.name} {each.artefact:.4g}" for each in artefact.metrics[:1]) or "-",
+            shown(artefact.metrics[:1]),
             figure(artefact.latency_p50_ms, ".2f"),
             figure(artefact.latency_p95_ms, ".2f"),
             "ok" if artefact.passed else "[red]FAILED[/red]",
