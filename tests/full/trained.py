@@ -2,6 +2,7 @@
 that it has not seen: what quantised files are judged by."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import keras
@@ -19,6 +20,7 @@ VERBS = ("sees", "paints", "leaves", "crosses", "visits", "remembers", "describe
 NAMES = ("Ada", "Grace", "Alan", "Edsger", "Barbara", "Donald", "Niklaus", "Tony", "Frances", "John")
 ROWS, HELD_OUT, BATCH = 2000, 512, 16
 LABELS = tuple(f"class {number}" for number in range(10))
+Inputs = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +49,13 @@ def sentences(rows: int, seed: int) -> tuple[list[str], np.ndarray]:
 
 
 def make(family: str, task: str, **changes: Any) -> Trained:
-    """A trained model: its own objective where there is one, else that of a task whose backbone it takes over.
+    """A trained model: its own objective where there is one, else that of a task whose backbone it takes over. What
+    several tasks take over is trained once.
 
     Args:
         family, task: of the model.
         **changes: fields of a GPT's configuration.
     """
-    keras.utils.set_random_seed(0)
     return {"bert": _bert, "gpt": _gpt, "vit": _vit, "clip": _clip}[family](task, **changes)
 
 
@@ -83,30 +85,35 @@ def _examples(inputs: dict[str, np.ndarray], labels: dict[str, np.ndarray], metr
 
 
 def _bert(task: str) -> Trained:
+    trained_for = task if task in ("classify", "tag", "answer", "masked_lm") else "classify"
+    model, held_out, right, texts = _train_bert(trained_for)
+    metric = {"masked_lm": "perplexity", "classify": "accuracy", "tag": "accuracy"}.get(task, "")
+    examples = _examples(held_out, right if metric else {}, metric)
+    return Trained(model if task == trained_for else _take_over(model, task), examples, texts)
+
+
+@functools.cache
+def _train_bert(task: str) -> tuple[ZooModel, Inputs, Inputs, tuple[str, ...]]:
+    """A model, and what it has not seen: inputs, what is right, and texts."""
+    keras.utils.set_random_seed(0)
     written, places = sentences(ROWS + HELD_OUT, 0)
     tokenizer = train_wordpiece(written, 400)
-    sizes = {**WIDTH, "vocabulary_size": tokenizer.vocabulary_size}
-    trained_for = task if task in ("classify", "tag", "answer", "masked_lm") else "classify"
-    classes = {"num_classes": len(LABELS)} if trained_for in ("classify", "tag") else {}
-    model = zoo.create("bert-nano", task=trained_for, **{**sizes, **classes})
+    classes = {"num_classes": len(LABELS)} if task in ("classify", "tag") else {}
+    model = zoo.create("bert-nano", task=task, **{**WIDTH, "vocabulary_size": tokenizer.vocabulary_size, **classes})
     model.tokenizer = tokenizer
     if classes:
         model.labels = LABELS
-    pairs = ["Where?"] * len(written) if trained_for == "answer" else None
+    pairs = ["Where?"] * len(written) if task == "answer" else None
     firsts, seconds = (pairs, written) if pairs else (written, None)
     inputs = tokenizer.prepare(firsts, seconds, max_length=24, padding="max_length")
     inputs = {name: value for name, value in inputs.items() if name in {spec.name for spec in model.input_specs}}
-    labels = _bert_labels(trained_for, inputs, places, tokenizer)
-    if trained_for == "masked_lm":
+    labels = _bert_labels(task, inputs, places, tokenizer)
+    if task == "masked_lm":
         inputs["token_ids"] = np.where(labels["logits"] != UNKNOWN, tokenizer.special_ids["mask"], inputs["token_ids"])
     train, held_out = _split(inputs, ROWS)
     right = {name: value[ROWS:] for name, value in labels.items()}
     _fit(model, train, {name: value[:ROWS] for name, value in labels.items()}, epochs=6)
-    metric = {"masked_lm": "perplexity", "classify": "accuracy", "tag": "accuracy"}.get(task, "")
-    examples = _examples(held_out, right if metric else {}, metric)
-    if task != trained_for:
-        model = _take_over(model, task)
-    return Trained(model, examples, tuple(written[ROWS:]))
+    return model, held_out, right, tuple(written[ROWS:])
 
 
 def _bert_labels(task: str, inputs: dict[str, np.ndarray], places: np.ndarray, tokenizer: Any) -> dict[str, np.ndarray]:
@@ -127,29 +134,43 @@ def _bert_labels(task: str, inputs: dict[str, np.ndarray], places: np.ndarray, t
 
 
 def _gpt(task: str, **changes: Any) -> Trained:
+    if task == "generate":
+        return _language_model(**changes)
+    model, held_out, right, texts = _train_gpt_classifier()
+    if task == "classify":
+        return Trained(model, _examples(held_out, right, "accuracy"), texts)
+    return Trained(_take_over(model, task), _examples(held_out, {}, ""), texts)
+
+
+def _language_model(**changes: Any) -> Trained:
+    keras.utils.set_random_seed(0)
+    written, _ = sentences(ROWS + HELD_OUT, 0)
+    tokenizer = train_bpe(written, 400)
+    ids = np.array([id for text in written for id in tokenizer.encode(text + " ")], "int32")
+    rows = ids[: len(ids) // 32 * 32].reshape(-1, 32)
+    sizes = {**WIDTH, "vocabulary_size": tokenizer.vocabulary_size, **changes}
+    model = zoo.create("gpt-nano", task="generate", **sizes)
+    model.tokenizer = tokenizer
+    inputs = {"token_ids": rows[:, :-1], "padding_mask": np.ones_like(rows[:, :-1])}
+    count = len(rows) - HELD_OUT // 4
+    train, held_out = _split(inputs, count)
+    _fit(model, train, {"logits": rows[:count, 1:]}, epochs=6)
+    examples = _examples(held_out, {"logits": rows[count:, 1:]}, "perplexity")
+    return Trained(model, examples, (" ".join(written[ROWS:]),))
+
+
+@functools.cache
+def _train_gpt_classifier() -> tuple[ZooModel, Inputs, Inputs, tuple[str, ...]]:
+    keras.utils.set_random_seed(0)
     written, places = sentences(ROWS + HELD_OUT, 0)
     tokenizer = train_bpe(written, 400)
-    sizes = {**WIDTH, "vocabulary_size": tokenizer.vocabulary_size, **changes}
-    if task == "generate":
-        ids = np.array([id for text in written for id in tokenizer.encode(text + " ")], "int32")
-        rows = ids[: len(ids) // 32 * 32].reshape(-1, 32)
-        model = zoo.create("gpt-nano", task="generate", **sizes)
-        model.tokenizer = tokenizer
-        inputs = {"token_ids": rows[:, :-1], "padding_mask": np.ones_like(rows[:, :-1])}
-        count = len(rows) - HELD_OUT // 4
-        train, held_out = _split(inputs, count)
-        _fit(model, train, {"logits": rows[:count, 1:]}, epochs=6)
-        examples = _examples(held_out, {"logits": rows[count:, 1:]}, "perplexity")
-        return Trained(model, examples, (" ".join(written[ROWS:]),))
+    sizes = {**WIDTH, "vocabulary_size": tokenizer.vocabulary_size}
     model = zoo.create("gpt-nano", task="classify", num_classes=len(LABELS), **sizes)
     model.tokenizer, model.labels = tokenizer, LABELS
     inputs = tokenizer.prepare(written, max_length=24, padding="max_length")
-    inputs = {name: inputs[name] for name in ("token_ids", "padding_mask")}
-    train, held_out = _split(inputs, ROWS)
+    train, held_out = _split({name: inputs[name] for name in ("token_ids", "padding_mask")}, ROWS)
     _fit(model, train, {"logits": places[:ROWS]}, epochs=6)
-    if task == "classify":
-        return Trained(model, _examples(held_out, {"logits": places[ROWS:]}, "accuracy"), tuple(written[ROWS:]))
-    return Trained(_take_over(model, task), _examples(held_out, {}, ""), tuple(written[ROWS:]))
+    return model, held_out, {"logits": places[ROWS:]}, tuple(written[ROWS:])
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
@@ -163,8 +184,17 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _vit(task: str) -> Trained:
+    model, held_out, right, pictures = _train_vit()
+    if task == "classify":
+        return Trained(model, _examples(held_out, right, "accuracy"), images=pictures)
+    return Trained(_take_over(model, task), _examples(held_out, {}, ""), images=pictures)
+
+
+@functools.cache
+def _train_vit() -> tuple[ZooModel, Inputs, Inputs, tuple[np.ndarray, ...]]:
     from zoo.image import preprocess
 
+    keras.utils.set_random_seed(0)
     pictures, digits = _digits()
     sizes = {"width": 128, "depth": 2, "num_heads": 4, "patch_size": 8, "dropout": 0.0, "attention_dropout": 0.0}
     model = zoo.create("vit-nano", task="classify", num_classes=10, image_size=(32, 32), **sizes)
@@ -173,18 +203,15 @@ def _vit(task: str) -> Trained:
     count = len(images) - HELD_OUT
     # Each also a little moved, three times: else so few are learnt by heart.
     moved = [np.roll(images[:count], shift, (1, 2)) for shift in ((0, 0), (2, -3), (-3, 1), (1, 3))]
-    train, epochs = {"images": np.concatenate(moved)}, 12 if task == "classify" else 3
-    _fit(model, train, {"logits": np.tile(digits[:count], len(moved))}, epochs=epochs, optimizer=Muon(3e-3))
-    held_out = {"images": images[count:]}
-    if task == "classify":
-        examples = _examples(held_out, {"logits": digits[count:]}, "accuracy")
-        return Trained(model, examples, images=tuple(pictures[count:]))
-    return Trained(_take_over(model, task), _examples(held_out, {}, ""), images=tuple(pictures[count:]))
+    labels = {"logits": np.tile(digits[:count], len(moved))}
+    _fit(model, {"images": np.concatenate(moved)}, labels, epochs=12, optimizer=Muon(3e-3))
+    return model, {"images": images[count:]}, {"logits": digits[count:]}, tuple(pictures[count:])
 
 
 def _clip(task: str) -> Trained:
     from zoo.image import preprocess
 
+    keras.utils.set_random_seed(0)
     pictures, digits = _digits()
     captions = [f"a handwritten {NOUNS[digit]}" for digit in digits]
     tokenizer = train_clip(captions, 600)
