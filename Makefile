@@ -14,7 +14,7 @@ $(INSTALLED): setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(INSTALLED)
 
-# Train a small GPT on Python's own documentation, export it three times, verify each, generate from all four.
+# Train a small GPT on Python's own documentation, export it in every format, verify each, generate from all of them.
 demo: install
 	$(BIN)/zoo demo --out demo --force
 
@@ -24,7 +24,7 @@ test: install
 
 # The matrices: long, for a release.
 test-full: install
-	$(BIN)/python -m pytest -m "full"
+	$(BIN)/python -m pytest -m "full" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Comparisons with other libraries' own code: installs PyTorch and JAX (CPU) into the environment first.
 test-peers: install

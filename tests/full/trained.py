@@ -59,7 +59,14 @@ def make(family: str, task: str, **changes: Any) -> Trained:
     return {"bert": _bert, "gpt": _gpt, "vit": _vit, "clip": _clip}[family](task, **changes)
 
 
-def _fit(model: ZooModel, inputs: Any, labels: dict[str, np.ndarray], epochs: int, optimizer: Any = None) -> None:
+def _fit(
+    model: ZooModel,
+    inputs: Any,
+    labels: dict[str, np.ndarray],
+    epochs: int,
+    optimizer: Any = None,
+    batch_size: int = 32,
+) -> None:
     """Train on labels, of which -1 do not count."""
     losses = {
         name: keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
@@ -68,7 +75,7 @@ def _fit(model: ZooModel, inputs: Any, labels: dict[str, np.ndarray], epochs: in
     weights = {name: (label != UNKNOWN).astype("float32") for name, label in labels.items()}
     targets = {name: np.maximum(label, 0) for name, label in labels.items()}
     model.compile(optimizer or keras.optimizers.Adam(1e-3), loss=losses)
-    model.fit(inputs, targets, sample_weight=weights, batch_size=32, epochs=epochs, verbose=0)
+    model.fit(inputs, targets, sample_weight=weights, batch_size=batch_size, epochs=epochs, verbose=0)
 
 
 def _split(inputs: dict[str, np.ndarray], count: int) -> list[dict[str, np.ndarray]]:
@@ -204,7 +211,7 @@ def _train_vit() -> tuple[ZooModel, Inputs, Inputs, tuple[np.ndarray, ...]]:
     # Each also a little moved, three times: else so few are learnt by heart.
     moved = [np.roll(images[:count], shift, (1, 2)) for shift in ((0, 0), (2, -3), (-3, 1), (1, 3))]
     labels = {"logits": np.tile(digits[:count], len(moved))}
-    _fit(model, {"images": np.concatenate(moved)}, labels, epochs=12, optimizer=Muon(3e-3))
+    _fit(model, {"images": np.concatenate(moved)}, labels, epochs=10, optimizer=Muon(5e-3), batch_size=128)
     return model, {"images": images[count:]}, {"logits": digits[count:]}, tuple(pictures[count:])
 
 
