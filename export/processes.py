@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -14,6 +15,22 @@ from zoo.errors import UserError
 
 # Disk full, quota used up, size limit reached: TensorFlow and the converters pass them on as text only.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+KEPT = 64 * 1024  # bytes, of what a child prints: converters print without end
+LAST_WORDS = 5.0  # seconds that a pipe may stay open when the child has ended: what it started may hold it for ever
+
+# A parent that is killed has no time to end its children. So the child asks Linux to be killed with it (1 is
+# PR_SET_PDEATHSIG), makes sure that it was not too late to ask, and becomes the program that was wanted, which the
+# request outlives. It is asked here rather than between fork and exec (`preexec_fn`), where a parent with threads, as
+# TensorFlow makes any, may hang; and of the kernel rather than of a thread of the child, which a converter that works
+# for minutes without letting go of Python's lock would not let run.
+TIED = """
+import ctypes, os, signal, sys
+parent, *arguments = sys.argv[1:]
+ctypes.CDLL(None).prctl(1, ctypes.c_ulong(signal.SIGKILL))
+if os.getppid() != int(parent):
+    sys.exit("the process that started this one is gone")
+os.execv(sys.executable, [sys.executable, *arguments])
+"""
 
 
 class ChildFailure(Exception):  # noqa: N818 - not an error of the caller's: what a child could not do
@@ -25,6 +42,8 @@ def run_child(arguments: list[str], timeout: float) -> None:
 
     The child sees no GPU, so that every run computes in the same float32, and finds this project by name (unless
     `-I` is among the arguments).
+
+    On Linux it does not outlive this process, nor the thread that called, however they end. Elsewhere it may.
 
     Args:
         arguments: what follows `python` on the command line.
@@ -39,27 +58,43 @@ def run_child(arguments: list[str], timeout: float) -> None:
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
+    tied = ["-I", "-S", "-c", TIED, str(os.getpid())] if sys.platform == "linux" else []
+    child = subprocess.Popen(
+        [sys.executable, *tied, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        bufsize=0,
+    )
     try:
-        child = subprocess.run(
-            [sys.executable, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout,
-            env=environment,
-            text=True,
-            errors="replace",
-        )
+        end = bytearray()
+        reader = threading.Thread(target=_keep_end, args=(child.stdout, end), daemon=True)
+        reader.start()
+        status = child.wait(timeout)
     except subprocess.TimeoutExpired:
         raise ChildFailure(f"did not finish within {timeout:.0f} seconds") from None
-    if child.returncode == 0:
+    finally:  # nothing where it has ended
+        child.kill()
+        child.wait()
+    reader.join(LAST_WORDS)
+    if status == 0:
         return
-    raise_if_no_space(child.stdout)
-    lines = [line.strip() for line in child.stdout.splitlines() if line.strip()]
+    text = bytes(end).decode(errors="replace")
+    raise_if_no_space(text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     last = one_line(lines[-1]) if lines else "no word"
-    if child.returncode < 0:
-        raise ChildFailure(f"was killed by {signal.Signals(-child.returncode).name}, after: {last}")
+    if status < 0:
+        raise ChildFailure(f"was killed by {signal.Signals(-status).name}, after: {last}")
     raise ChildFailure(last)
+
+
+def _keep_end(pipe: io.FileIO, end: bytearray) -> None:
+    """Read a pipe until it is closed, and keep the last `KEPT` bytes."""
+    with pipe:
+        while chunk := pipe.read(KEPT):
+            end += chunk
+            del end[:-KEPT]
 
 
 def raise_if_no_space(text: str) -> None:

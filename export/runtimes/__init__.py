@@ -11,6 +11,8 @@ FOLDER holds the work and takes the answer:
     outputs.npz    CASE/OUTPUT for every case that is kept
     answer.json    runtime (name and version), load_ms, peak_memory_mb, latency by case, operators, partitions,
                    continuations or continuing_failed; or failure, one line
+
+Memory is that of running the artefact: what is in its file is looked up afterwards.
 """
 
 import collections
@@ -37,23 +39,41 @@ RUNTIMES: dict[str, Any] = {
 
 
 def run_fitted(runtime: Runtime, case: dict[str, Any], inputs: Tensors, sizes: dict[str, int]) -> Tensors:
-    """Run a case; where the artefact has fixed sizes, row by row, padded to them and cut again."""
+    """Run a case; where the artefact has fixed sizes, row by row, its texts padded to them and cut again.
+
+    An input has a number for each token where it is a matrix as wide as `padding_mask`, or `token_ids` without one;
+    others, like the positions that are masked, are given as they are. An output is cut on axis 1, and only where it
+    has the file's number of tokens there and is to have the text's: whatever else differs is wrong, and is to be seen.
+    """
     outputs = case["outputs"]
     if not sizes:
         return runtime.run(case["function"], inputs, outputs)
+    text = inputs.get("padding_mask", inputs.get("token_ids"))
+    given = 0 if text is None else text.shape[1]
+    fixed = sizes.get("tokens", given)
     rows = []
     for row in range(len(next(iter(inputs.values())))):
-        padded = {}
-        for name, value in inputs.items():
-            missing = sizes["tokens"] - value.shape[1] if "tokens" in sizes and value.ndim == 2 else 0
-            padded[name] = np.pad(value[row : row + 1], [(0, 0), (0, missing)]) if missing else value[row : row + 1]
-        rows.append(runtime.run(case["function"], padded, outputs))
+        part = {name: value[row : row + 1] for name, value in inputs.items()}
+        if given < fixed:
+            part = {
+                name: np.pad(value, [(0, 0), (0, fixed - given)]) if value.shape[1:] == (given,) else value
+                for name, value in part.items()
+            }
+        rows.append(runtime.run(case["function"], part, outputs))
     whole = {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
-    shapes = {name: each["shape"] for name, each in outputs.items() if each["shape"] is not None}
-    return {
-        name: value[tuple(slice(size) for size in shapes[name])] if name in shapes else value
-        for name, value in whole.items()
-    }
+    if given < fixed:
+        for name in whole.keys() & outputs.keys():
+            asked, found = outputs[name]["shape"] or [], whole[name].shape
+            if [*asked[1:2], *found[1:2]] == [given, fixed]:
+                whole[name] = whole[name][:, :given]
+    return whole
+
+
+def continue_prompt(runtime: Any, prompt: list[int], count: int, given: list[int] | None) -> dict[str, Any]:
+    """As `continue_greedily` has it, or where the runtime generates by itself as much of that as it tells."""
+    if hasattr(runtime, "generate"):
+        return dict(runtime.generate(prompt, count))
+    return continue_greedily(runtime.continuing(), prompt, count, given)
 
 
 def answer(folder: Path) -> dict[str, Any]:
@@ -88,19 +108,19 @@ def answer(folder: Path) -> dict[str, Any]:
     for case in timed["cases"]:
         call = functools.partial(run_fitted, runtime, cases[case], inputs[case], sizes)
         result["latency"][case] |= measure_latency(call, timed["seconds"])
-    if request.get("operators"):
-        result["operators"] = collections.Counter(runtime.operators(path))
-        if hasattr(runtime, "partitions"):
-            result["partitions"] = runtime.partitions()
     if "continue" in request:
         asked = request["continue"]
         given = asked.get("given") or [None] * len(asked["prompts"])
         try:
             result["continuations"] = [
-                continue_greedily(runtime.continuing(), prompt, asked["count"], tokens)
+                continue_prompt(runtime, prompt, asked["count"], tokens)
                 for prompt, tokens in zip(asked["prompts"], given, strict=True)
             ]
         except Exception as error:  # what else was found out is told all the same
             result["continuing_failed"] = f"{type(error).__name__}: {error}"
     result["peak_memory_mb"] = peak_memory()
+    if request.get("operators"):
+        result["operators"] = collections.Counter(runtime.operators(path))
+        if hasattr(runtime, "partitions"):
+            result["partitions"] = runtime.partitions()
     return result

@@ -1,5 +1,6 @@
 """TFLite files in LiteRT."""
 
+import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .files import open_mapped
 from .runtime import Tensors
 
 
@@ -34,30 +36,37 @@ class LiteRT:
         return self.runners[function](**inputs)
 
     def partitions(self) -> dict[str, int]:
-        """Into how many parts XNNPACK cuts each function that was run, at the shapes that it ran with last.
+        """Into how many parts XNNPACK cuts each function that was run, at the shapes that it ran with last; nothing
+        where an interpreter does not tell."""
+        operators = {function: self._planned(function) for function in self.ran}
+        return {function: names.count("DELEGATE") for function, names in operators.items() if names is not None}
 
-        An interpreter tells it of the first graph of a file only: so each graph is put there in turn.
+    def _planned(self, function: str) -> list[str] | None:
+        """The operators of a function as an interpreter runs them; None where it does not tell: what tells them is not
+        public, and may go.
+
+        It tells of the first graph of a file only: so the function's is put there.
         """
         from ai_edge_litert import schema_py_generated as schema
 
-        content = self.path.read_bytes()
-        model = schema.Model.GetRootAs(content, 0)
-        definitions = map(model.SignatureDefs, range(model.SignatureDefsLength()))
-        graphs = {each.SignatureKey().decode(): each.SubgraphIndex() for each in definitions}
-        table = model._tab
-        start = table.Vector(table.Offset(8))  # of the offsets of the graphs, each counted from where it stands
-        found = {}
-        for function, shapes in self.ran.items():
-            changed, own = bytearray(content), start + 4 * graphs[function]
+        with open_mapped(self.path, mmap.ACCESS_COPY) as content:
+            model = schema.Model.GetRootAs(content, 0)
+            definitions = map(model.SignatureDefs, range(model.SignatureDefsLength()))
+            graphs = {each.SignatureKey().decode(): each.SubgraphIndex() for each in definitions}
+            table = model._tab
+            start = table.Vector(table.Offset(8))  # of the offsets of the graphs, each counted from where it stands
+            own = start + 4 * graphs[function]
             first, this = (place + struct.unpack_from("<I", content, place)[0] for place in (start, own))
-            struct.pack_into("<I", changed, start, this - start)
-            struct.pack_into("<I", changed, own, first - own)
-            interpreter = self.interpreters.Interpreter(model_content=bytes(changed), num_threads=1)
-            for name, each in self.runners[function].get_input_details().items():
-                interpreter.resize_tensor_input(each["index"], shapes[name])
-            interpreter.allocate_tensors()
-            found[function] = sum(each["op_name"] == "DELEGATE" for each in interpreter._get_ops_details())
-        return found
+            struct.pack_into("<I", content, start, this - start)
+            struct.pack_into("<I", content, own, first - own)
+            interpreter = self.interpreters.Interpreter(model_content=content[:], num_threads=1)
+        for name, each in self.runners[function].get_input_details().items():
+            interpreter.resize_tensor_input(each["index"], self.ran[function][name])
+        interpreter.allocate_tensors()
+        try:
+            return [each["op_name"] for each in interpreter._get_ops_details()]
+        except (AttributeError, KeyError, TypeError):
+            return None
 
     def continuing(self) -> Callable[[list[int]], np.ndarray]:
         """As `TensorFlow.continuing`. The cache has as many slots as the file says."""
@@ -92,10 +101,15 @@ class LiteRT:
     def operators(self, path: Path) -> Iterator[str]:
         from ai_edge_litert import schema_py_generated as schema
 
-        names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
-        model = schema.Model.GetRootAs(path.read_bytes(), 0)
-        codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
-        for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
-            for operator in map(graph.Operators, range(graph.OperatorsLength())):
-                code = codes[operator.OpcodeIndex()]
-                yield names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+        known = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+        with open_mapped(path) as content:
+            model = schema.Model.GetRootAs(content, 0)
+            names = []
+            for code in map(model.OperatorCodes, range(model.OperatorCodesLength())):
+                number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+                own = f":{(code.CustomCode() or b'').decode(errors='replace')}"  # the name of what no runtime must have
+                kind = known.get(number, f"BUILTIN_{number}")  # of a later version of the format
+                names.append(kind + own if number == schema.BuiltinOperator.CUSTOM else kind)
+            for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
+                for operator in map(graph.Operators, range(graph.OperatorsLength())):
+                    yield names[operator.OpcodeIndex()]

@@ -10,7 +10,8 @@ Tensors = dict[str, np.ndarray]
 
 
 class Runtime(Protocol):
-    """Loads one artefact and runs it. Some can do more: `operators(path)`, `partitions()`, `continuing()`.
+    """Loads one artefact and runs it. Some can do more: `operators(path)`, `partitions()`, and `continuing()` or
+    `generate(prompt, count)`.
 
     Attributes:
         version: name and version of all that it is made of.
