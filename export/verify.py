@@ -233,9 +233,16 @@ def _measure_artefact(
 
 
 def run_alone(
-    bundle: Path, artefact: Artefact, cases: Sequence[Case], request: dict[str, Any]
+    bundle: Path, artefact: Artefact, cases: Sequence[Case], request: dict[str, Any], program: Sequence[str] = ()
 ) -> tuple[dict[str, Any], dict[str, Tensors]]:
     """Run an artefact by `export.runtimes`; returns its answer, and the outputs by case.
+
+    Args:
+        bundle: that holds it.
+        artefact: what to run.
+        cases: what to run it on.
+        request: what is asked besides, or instead, as `export.runtimes` has it.
+        program: what follows `python`, of another program that answers like `export.runtimes`.
 
     Raises:
         ChildFailure: it crashed, hung, failed or gave nothing readable.
@@ -258,7 +265,7 @@ def run_alone(
         inputs: dict[str, Any] = {f"{case.name}/{key}": value for case in cases for key, value in case.inputs.items()}
         np.savez(folder / "inputs.npz", **inputs)
         seconds = sum(case.seconds for case in cases)
-        run_child(["-I", str(PROGRAM), name], time_limit(artefact.size(bundle), seconds))
+        run_child([*(program or ("-I", str(PROGRAM))), name], time_limit(artefact.size(bundle), seconds))
         try:
             answer = json.loads((folder / "answer.json").read_text())
             failure = answer.get("failure")
