@@ -144,7 +144,9 @@ def _attach(model: Any, names: dict[str, str], weights: Any) -> None:
     """Turn the inputs that stand for weights into initializers under the weights' own names."""
     from onnx import numpy_helper
 
-    for node in model.graph.node:
+    from export.onnx_graph import every_node
+
+    for node in every_node(model.graph):
         node.input[:] = [names.get(name, name) for name in node.input]
     inputs = [value for value in model.graph.input if value.name not in names]
     used = [names[value.name] for value in model.graph.input if value.name in names]

@@ -1,4 +1,5 @@
-"""A folder as Hugging Face's hub has them for ONNX, which Optimum and transformers.js load."""
+"""A folder as Hugging Face's hub has them for ONNX, with the files and names that Optimum and transformers.js look for.
+Neither has been run on one."""
 
 import json
 import re
@@ -49,6 +50,7 @@ def write_onnx_folder(
         config.json               and what else `zoo.save(layout="hf")` writes, but for the weights
         onnx/model.onnx           of two towers onnx/text_model.onnx and onnx/vision_model.onnx
         onnx/model_fp16.onnx      float16; likewise model_int8.onnx, and model_q4.onnx for int4
+        onnx/model.onnx_data      the weights of model.onnx where they exceed 2 GB; likewise model_fp16.onnx_data, ...
 
     Inputs and outputs have the names that Optimum gives them: `input_ids`, `attention_mask`, `token_type_ids` and
     `position_ids`, int64; `pixel_values`, float32 (batch, channels, height, width); `past_key_values.0.key`, ... in and
@@ -130,7 +132,7 @@ def _outputs_of(model: "ZooModel") -> dict[str, str]:
 def _rewrite(request: dict[str, Any]) -> None:
     import onnx
 
-    from export.onnx_graph import Graph, save
+    from export.onnx_graph import Graph, every_node, save
 
     model = onnx.load(request["file"])
     graph, first = model.graph, []
@@ -160,11 +162,11 @@ def _rewrite(request: dict[str, Any]) -> None:
         else:
             renamed[value.name] = theirs
             value.name = theirs
-    for node in graph.node:
+    for node in every_node(graph):
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
     Graph(model).replace({}, first)
-    save(model, Path(request["out"]), request["external_above"])
+    save(model, Path(request["out"]), request["external_above"], "_data")
 
 
 def _theirs(ours: str, names: dict[str, str]) -> str | None:

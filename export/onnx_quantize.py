@@ -61,7 +61,7 @@ def _quantize(request: dict[str, Any]) -> None:
     graph = Graph(model)
     ways: dict[str, type[Float16 | Int8]] = {"float16": Float16, "int8": Int8, "int4": Int4}
     rewrite(graph, ways[request["precision"]](graph))
-    if any(node.domain == MICROSOFT for node in model.graph.node):
+    if MICROSOFT in {node.domain for node in model.graph.node} - {each.domain for each in model.opset_import}:
         model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
     save(model, Path(request["out"]), request["external_above"])
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from export.onnx_graph import Graph
+from export.onnx_graph import Graph, attribute_of, taken_by
 
 SMALLEST = 1024  # elements: a smaller weight stays as it is
 BLOCK = 32  # weights that share a scale in int4
@@ -19,19 +19,20 @@ class Float16:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.halves: dict[str, str] = {}  # what was made float16 already
+        self.halves: dict[str, str] = {}  # by name, the same in float16: cast to it, or what was cast from it
 
     def _half(self, weight: str) -> str:
-        name = f"{weight}.float16"
-        if name not in self.graph.constants:
-            self.graph.keep(name, self.graph.value(weight).astype("float16"))  # type: ignore[union-attr]
-        return name
+        number = self.graph.value(weight)
+        assert number is not None
+        return self.graph.keep(f"{weight}.float16", number.astype("float16"))
+
+    def _cast(self, node: Any, output: str) -> list[Any]:
+        """A node that computes in float16, and `output`, which is what it computes in float32."""
+        (self.halves[output],) = node.output
+        return [node, helper.make_node("Cast", node.output, [output], to=TensorProto.FLOAT)]
 
     def lookup(self, table: str, ids: str, output: str) -> list[Any]:
-        return [
-            helper.make_node("Gather", [self._half(table), ids], [f"{output}.half"], axis=0),
-            helper.make_node("Cast", [f"{output}.half"], [output], to=TensorProto.FLOAT),
-        ]
+        return self._cast(helper.make_node("Gather", [self._half(table), ids], [f"{output}.half"], axis=0), output)
 
     def product(self, x: str, weight: str, turned: bool, output: str) -> list[Any]:
         nodes, half = [], self._half(weight)
@@ -41,11 +42,8 @@ class Float16:
         if turned:
             nodes.append(helper.make_node("Transpose", [half], [f"{output}.weight"], perm=[1, 0]))
             half = f"{output}.weight"
-        return [
-            *nodes,
-            helper.make_node("MatMul", [self.halves[x], half], [f"{output}.half"]),
-            helper.make_node("Cast", [f"{output}.half"], [output], to=TensorProto.FLOAT),
-        ]
+        product = helper.make_node("MatMul", [self.halves[x], half], [f"{output}.half"])
+        return [*nodes, *self._cast(product, output)]
 
     def restore(self, weight: str) -> list[Any]:
         return [helper.make_node("Cast", [self._half(weight)], [weight], to=TensorProto.FLOAT)]
@@ -57,13 +55,30 @@ class Int8:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.quantized: dict[str, list[str]] = {}  # what was quantized already: value, scale, zero point
+        self.kept: dict[str, dict[Any, tuple[str, str]]] = {}  # by weight and by the way round, what it became
+        self.multiplied: dict[str, bool] = {}  # what is multiplied with, and whether turned, the first time
+        for node in graph.proto.node:
+            if (found := _multiplied_with(graph, node)) is not None:
+                self.multiplied.setdefault(*found)
 
-    def _keep(self, weight: str, axis: int, highest: int) -> tuple[str, str]:
-        """The names of a weight's int8 and of its scales, one for each place along `axis`."""
-        value, scale = f"{weight}.int8", f"{weight}.scale"
-        if value not in self.graph.constants:
+    def _names(self, weight: str, way: Any, endings: tuple[str, str]) -> tuple[str, str, bool]:
+        """What a weight that is kept in some way is called, and whether it is kept so already. One that is multiplied
+        with both ways round is kept twice."""
+        ways = self.kept.setdefault(weight, {})
+        known = way in ways
+        if not known:
+            name = f"{weight}.{len(ways) + 1}" if ways else weight
+            ways[way] = name + endings[0], name + endings[1]
+        return *ways[way], known
+
+    def _keep(self, weight: str, axis: int) -> tuple[str, str]:
+        """The names of a weight's int8, of 7 bits where it is multiplied with, and of its scales, one for each place
+        along `axis`."""
+        value, scale, known = self._names(weight, axis, (".int8", ".scale"))
+        if not known:
             number = self.graph.value(weight)
             assert number is not None
+            highest = REDUCED if weight in self.multiplied else FULL
             others = tuple(i for i in range(number.ndim) if i != axis)
             scales = np.maximum(np.abs(number).max(others, keepdims=True) / highest, np.finfo("float32").tiny)
             self.graph.keep(value, np.rint(number / scales).astype("int8"))
@@ -71,8 +86,7 @@ class Int8:
         return value, scale
 
     def lookup(self, table: str, ids: str, output: str) -> list[Any]:
-        multiplied = any(each.op_type != "Gather" for each in self.graph.takers[table])
-        value, scale = self._keep(table, 0, REDUCED if multiplied else FULL)
+        value, scale = self._keep(table, 0)
         last = self.graph.keep("last_axis", np.array([-1]))
         return [
             helper.make_node("Gather", [value, ids], [f"{output}.int8"], axis=0),
@@ -84,9 +98,9 @@ class Int8:
 
     def product(self, x: str, weight: str, turned: bool, output: str) -> list[Any]:
         nodes = []
-        value, scale = self._keep(weight, 0 if turned else 1, REDUCED)
-        if x not in self.quantized:
-            self.quantized[x] = [f"{x}.uint8", f"{x}.scale", f"{x}.zero"]
+        value, scale = self._keep(weight, 0 if turned else 1)
+        if x not in self.quantized:  # its parts by names that what looks up, or restores, x has not taken
+            self.quantized[x] = [f"{x}.uint8", f"{x}.uint8_scale", f"{x}.uint8_zero"]
             nodes.append(helper.make_node("DynamicQuantizeLinear", [x], self.quantized[x]))
         x_value, x_scale, x_zero = self.quantized[x]
         if turned:
@@ -101,11 +115,12 @@ class Int8:
         ]
 
     def restore(self, weight: str) -> list[Any]:
-        axis = 0 if len(self.graph.constants[weight].dims) == 2 else len(self.graph.constants[weight].dims) - 1
-        value, scale = self._keep(weight, axis, FULL)
-        zero = f"{weight}.zero"  # by right 0 without it; ONNX Runtime before 1.28 loses the type when it moves the node
-        if zero not in self.graph.constants:
-            self.graph.keep(zero, np.zeros(self.graph.constants[scale].dims, "int8"))
+        rank = len(self.graph.constants[weight].dims)
+        turned = self.multiplied.get(weight, True)  # as it is kept for products, if it is
+        axis = 0 if rank == 2 and turned else rank - 1
+        value, scale = self._keep(weight, axis)
+        # The zero point is 0 by right without it: ONNX Runtime before 1.28 loses the type when it moves the node.
+        zero = self.graph.keep(f"{weight}.zero", np.zeros(self.graph.constants[scale].dims, "int8"))
         return [helper.make_node("DequantizeLinear", [value, scale, zero], [weight], axis=axis)]
 
 
@@ -115,12 +130,12 @@ class Int4(Int8):
     def _keep_blocks(self, weight: str, turned: bool) -> tuple[str, str, int, int]:
         """Names and sizes of a weight as MatMulNBits takes it: uint8 (outputs, blocks, BLOCK / 2), two numbers a byte,
         the lower one first, 8 for 0; and float32 (outputs, blocks), the scales."""
-        value, scale = f"{weight}.int4", f"{weight}.scales"
+        value, scale, known = self._names(weight, ("blocks", turned), (".int4", ".scales"))
         number = self.graph.value(weight)
         assert number is not None
         rows = number if turned else number.T
         outputs, inputs = rows.shape
-        if value not in self.graph.constants:
+        if not known:
             padded = np.pad(rows, ((0, 0), (0, -inputs % BLOCK))).reshape(outputs, -1, BLOCK)
             scales = _find_scales(padded)
             nibbles = (_round(padded, scales) + 8).astype("uint8")
@@ -134,23 +149,23 @@ class Int4(Int8):
         return [helper.make_node("MatMulNBits", [x, value, scale], [output], domain=MICROSOFT, **sizes)]
 
     def lookup(self, table: str, ids: str, output: str) -> list[Any]:
-        if all(each.op_type == "Gather" for each in self.graph.takers[table]):
+        if table not in self.multiplied:
             return super().lookup(table, ids, output)
-        value, scale, *_ = self._keep_blocks(table, True)
+        value, scale, width, _ = self._keep_blocks(table, True)
         flat = self.graph.keep("rows_of_bytes", np.array([0, -1]))
-        return [
+        padded = f"{output}.padded" if width % BLOCK else output
+        sizes: dict[str, Any] = {"gather_axis": 0, "quantize_axis": 1, "block_size": BLOCK, "bits": 4}
+        nodes = [
             helper.make_node("Reshape", [value, flat], [f"{output}.table"]),
             helper.make_node(
-                "GatherBlockQuantized",
-                [f"{output}.table", ids, scale],
-                [output],
-                domain=MICROSOFT,
-                gather_axis=0,
-                quantize_axis=1,
-                block_size=BLOCK,
-                bits=4,
+                "GatherBlockQuantized", [f"{output}.table", ids, scale], [padded], domain=MICROSOFT, **sizes
             ),
         ]
+        if width % BLOCK:
+            first, last = self.graph.keep("first_column", np.array([0])), self.graph.keep("last_axis", np.array([-1]))
+            end = self.graph.keep(f"end_of_{width}_columns", np.array([width]))
+            nodes.append(helper.make_node("Slice", [padded, first, end, last], [output]))
+        return nodes
 
 
 def _round(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
@@ -174,12 +189,16 @@ def rewrite(graph: Graph, how: Float16 | Int8) -> None:
     others: dict[int, list[Any]] = {}
     first: dict[str, list[Any]] = {}
     for node in graph.proto.node:
-        if node.op_type == "MatMul" and (found := _multiplied_with(graph, node)) is not None:
+        whole = taken_by(node)  # what it goes on to take in float32
+        if (found := _multiplied_with(graph, node)) is not None:
             others[id(node)] = how.product(node.input[0], *found, node.output[0])
-        elif node.op_type == "Gather" and _is_large(graph, node.input[0]):
+            whole = node.input[:1]
+        elif _looks_up(graph, node):
             others[id(node)] = how.lookup(node.input[0], node.input[1], node.output[0])
-        elif not _turns_for_products(graph, node):
-            first |= {name: how.restore(name) for name in node.input if _is_large(graph, name) and name not in first}
+            whole = []
+        elif _turns_for_products(graph, node):
+            whole = []
+        first |= {name: how.restore(name) for name in whole if _is_large(graph, name) and name not in first}
     graph.replace(others, [node for nodes in first.values() for node in nodes])
 
 
@@ -193,21 +212,33 @@ def _is_large(graph: Graph, name: str) -> bool:
     )
 
 
-def _multiplied_with(graph: Graph, product: Any) -> tuple[str, bool] | None:
-    """The weight that something is multiplied with, and whether its rows are turned into columns for it."""
-    name = product.input[1]
+def _is_large_matrix(graph: Graph, name: str) -> bool:
+    return _is_large(graph, name) and len(graph.constants[name].dims) == 2
+
+
+def _multiplied_with(graph: Graph, node: Any) -> tuple[str, bool] | None:
+    """The weight that something is multiplied with, and whether its rows are turned into columns for it; None where a
+    node is no such product."""
+    if node.op_type != "MatMul":
+        return None
+    name = node.input[1]
     turn = graph.made_by(name, "Transpose")
     if turn is not None and _turns_for_products(graph, turn):
         return turn.input[0], True
-    return (name, False) if _is_large(graph, name) else None
+    return (name, False) if _is_large_matrix(graph, name) else None
+
+
+def _looks_up(graph: Graph, node: Any) -> bool:
+    """Whether a node looks up rows of a weight."""
+    return node.op_type == "Gather" and attribute_of(node, "axis", 0) == 0 and _is_large_matrix(graph, node.input[0])
 
 
 def _turns_for_products(graph: Graph, node: Any) -> bool:
     """Whether a node does nothing but turn the rows of a weight into columns, for products."""
     return (
         node.op_type == "Transpose"
-        and _is_large(graph, node.input[0])
-        and len(graph.constants[node.input[0]].dims) == 2
+        and _is_large_matrix(graph, node.input[0])
+        and list(attribute_of(node, "perm", [1, 0])) == [1, 0]
         and all(
             taker.op_type == "MatMul" and taker.input[1] == node.output[0] for taker in graph.takers[node.output[0]]
         )

@@ -1,5 +1,6 @@
 """Tokenizers in a TensorFlow graph agree with the reference, but for the differences that are listed, and are saved."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -105,6 +106,21 @@ def test_tokens_stand_for_the_same_characters_as_in_the_reference(name: str) -> 
             assert value.dtype == tf.int32
             np.testing.assert_array_equal(value, expected[key], err_msg=key)
     assert graph([], offsets=True)["offsets"].shape == (0, 0, 2)
+
+
+@pytest.mark.parametrize("name", ["bert-uncased", "bert-cased"])
+def test_special_tokens_can_be_of_the_normalized_text(name: str) -> None:
+    """All of them, or some: an uncased tokenizer then finds them in small letters too. One is part of a word."""
+    loaded = Tokenizer.load(GOLDEN / name).specification
+    specification = dataclasses.replace(loaded, special_tokens=(*loaded.special_tokens, "the"))
+    texts = ["a [MASK] b[mask]c [SEP] [sep][Sep]", "[MASK]", "[sep", "other oTHEr", "a", ""]
+    for normalized in ({"[MASK]"}, {*specification.special_tokens}):
+        tokenizer = Tokenizer(dataclasses.replace(specification, normalized_tokens=frozenset(normalized)))
+        expected = tokenizer.prepare(texts, max_length=32, offsets=True)
+        assert (expected["token_ids"][0] == specification.vocabulary["[MASK]"]).sum() == 1 + (name == "bert-uncased")
+        inputs = GraphTokenizer(tokenizer, max_length=32)(texts, offsets=True)
+        for key, value in inputs.items():
+            np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
 
 def test_bytes_that_are_no_text_are_replaced(tokenizer: Tokenizer, whole: GraphTokenizer) -> None:

@@ -117,10 +117,8 @@ class GraphTokenizer(tf.Module):
         return self._traced()(tf.convert_to_tensor(texts, tf.string))
 
     def _prepare(self, *given: Any, offsets: bool) -> dict[str, Any]:
-        texts, count = (
-            valid(tf.concat(given, axis=0)),
-            tf.size(given[0]),
-        )  # together: KerasHub's takes seconds to build
+        texts = valid(tf.concat(given, axis=0))  # together: KerasHub's takes seconds to build
+        count = tf.size(given[0])
         tokens = self._splitter.with_spans(texts) if offsets else tf.expand_dims(self._splitter(texts), 2)
         rows = [tokens[:count], tokens[count:]][: len(given)]
         template, room = self._template, self._max_length - self._template.count(len(given) > 1)

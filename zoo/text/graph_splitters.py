@@ -36,16 +36,19 @@ class WordPiece(tf.Module):
         self._words = self._text.FastWordpieceTokenizer(
             tokens, max_bytes_per_word=400, token_out_type=tf.int32, unknown_token=specification.role_tokens["unk"]
         )
-        special = {*specification.special_tokens} - specification.normalized_tokens
-        longest_first = sorted(special, key=lambda token: (-len(token), token))
-        self._special_pattern = "|".join(map(re.escape, longest_first))
-        self._special_ids = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(
-                tf.constant(longest_first, tf.string),
-                tf.constant([specification.vocabulary[token] for token in longest_first], tf.int32),
-            ),
-            default_value=-1,
+        # What the reference looks for in the normalized text is looked for in the text itself, in capital letters or
+        # not where the tokenizer makes them small: only accents on letters, and marks between them, hide it here.
+        longest_first = sorted(specification.special_tokens, key=lambda token: (-len(token), token))
+        lowercase = self._normalization.lowercase
+        self._lowercased = [token for token in longest_first if lowercase and token in specification.normalized_tokens]
+        self._special_pattern = "|".join(
+            f"(?i:{re.escape(token)})" if token in self._lowercased else re.escape(token) for token in longest_first
         )
+        self._special_ids = _table({token: specification.vocabulary[token] for token in longest_first})
+        if self._lowercased:
+            self._lowercased_ids = _table(
+                {token.lower(): specification.vocabulary[token] for token in self._lowercased}
+            )
 
     def __call__(self, texts: Any) -> Any:
         parts, special = self._cut_out_special(texts)
@@ -90,7 +93,10 @@ class WordPiece(tf.Module):
         texts = tf.strings.regex_replace(texts, MARK, "\x1e")  # one control character for another: both are left out
         texts = tf.strings.regex_replace(texts, self._special_pattern, rf"{MARK}\0{MARK}")
         parts = tf.strings.split(texts, MARK)
-        return parts, self._special_ids.lookup(parts.values)
+        special = self._special_ids.lookup(parts.values)
+        if self._lowercased:
+            special = tf.maximum(special, self._lowercased_ids.lookup(_lower(parts.values)))
+        return parts, special
 
     def _normalize(self, texts: Any) -> Any:
         # The library's own normalization is another than BERT's: it makes one character of "..." into three, and splits
@@ -100,6 +106,12 @@ class WordPiece(tf.Module):
         if self._normalization.strip_accents:
             texts = tf.strings.regex_replace(self._text.normalize_utf8(texts, "NFD"), r"\p{Mn}", "")
         return self._clean.normalize(_lower(texts) if self._normalization.lowercase else texts)
+
+
+def _table(ids: dict[str, int]) -> Any:
+    """Ids by token, -1 for what has none. TensorFlow makes none of no tokens."""
+    tokens, numbers = tf.constant([*ids], tf.string), tf.constant([*ids.values()], tf.int32)
+    return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(tokens, numbers), default_value=-1)
 
 
 def _rows_of(ragged: Any) -> Any:
