@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 
 from recipes.data import answered, completions, image_columns, labelled, pairs, questions, sentences, tagged
 from recipes.data.questions import STRIDE
-from recipes.data.tables import open_table
+from recipes.data.tables import Table, open_table
 from recipes.engine.directory import RECORD
 from recipes.measures import Answering, Classification, Completion, Measure, Retrieval, Tagging
 from zoo.directory import LABELS, Saved
@@ -106,6 +106,15 @@ def read_images(settings: Measured, path: Path, labels: tuple[str, ...]) -> "Lab
 
     table = open_table(path)
     return read_labelled(table, image_columns.find_columns(table, settings.columns), labels)
+
+
+def find_captions(settings: Measured, table: Table) -> tuple[str, tuple[str, ...]]:
+    """The columns of images and of captions, of which a run has noted its own."""
+    columns = settings.columns
+    trained_on = recorded(settings, ("settings", "columns", "caption_column"), [])[:1]
+    if not columns.caption_column and all(name in table.columns for name in trained_on):
+        columns = dataclasses.replace(columns, caption_column=tuple(trained_on))
+    return image_columns.find_caption_columns(table, columns)
 
 
 def find_length(settings: Measured, saved: Saved, tokenizer: Tokenizer) -> int:

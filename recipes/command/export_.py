@@ -1,27 +1,20 @@
 """`zoo export SOURCE --out BUNDLE`: a model made portable, with the proof that nothing was lost."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from recipes.command.parsing import parse
-from recipes.data import image_columns
-from recipes.data.tables import open_table
-from recipes.data.text import first_text
 from recipes.engine.start import start_tensorflow
-from recipes.export_data import IMAGES, ExportData, examples_from, sample_data
-from recipes.measures import ImageClassification
-from recipes.measuring import AnyColumns, Measured, open_measure, read_images
+from recipes.export_data import Read, open_data, sample_data
+from recipes.measuring import AnyColumns, Measured
 from zoo.directory import Saved, find_model_directory, read_saved
 from zoo.errors import UserError
 from zoo.files import require_free, require_outside
 
 PRECISIONS = {"none": "float32", "fp16": "float16", "int8": "int8", "int8_full": "int8_full", "int4": "int4"}
-JUDGED = ("classify", "tag")  # tasks whose data says what is right
-BATCH = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +24,7 @@ class Export:
 
     Files in float32 are held to the model's outputs, quantised ones to the metric of the task on real inputs: the
     accuracy where --data is a table or a folder of images whose classes are known, the perplexity of a language model,
-    and else how often both choose alike, or the cosine of their vectors.
+    of prompts that of their completions, and else how often both choose alike, or the cosine of their vectors.
     """
 
     source: Annotated[Positional[Path], arg(metavar="SOURCE")]
@@ -48,8 +41,9 @@ class Export:
     """TFLite files for one text of exactly so many tokens, or one image, every shape fixed; None for one text of any
     length, or any number of images."""
     data: Path | None = None
-    """What to compare on, as for zoo eval: text; a table; a folder of label/name.jpg. Without it Python's own
-    documentation, and parts of photographs."""
+    """What to compare on, as zoo eval takes it for the task: a table of labelled texts, tagged sentences, questions,
+    pairs, prompts, or images with captions; a folder of label/name.jpg; else, and for embeddings too, text. Without it
+    Python's own documentation, and parts of photographs."""
     columns: AnyColumns = dataclasses.field(default_factory=AnyColumns)
     force: bool = False
     """Replace what is in --out, and keep a bundle that is out of tolerance."""
@@ -66,7 +60,7 @@ def run(arguments: list[str]) -> int:
         wrong = _listed(settings.quantize)[precisions.index("")]
         raise UserError(f"--quantize has {wrong!r}, and may have {', '.join(PRECISIONS)}")
     saved = read_saved(find_model_directory(settings.source))
-    read = _open_data(settings, saved)
+    read = _read_data(settings, saved)
 
     start_tensorflow()
     import zoo
@@ -95,43 +89,13 @@ def _listed(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def _open_data(settings: Export, saved: Saved) -> Callable[[Any], ExportData]:
-    """A function that makes of the model what it is compared on. What is wrong with the data is told now."""
-    sees, reads = hasattr(saved.config, "patch_size"), hasattr(saved.config, "vocabulary_size")
+def _read_data(settings: Export, saved: Saved) -> Read:
+    """What makes of the model what it is compared on."""
+    if settings.data is not None:
+        return open_data(Measured(settings.source, settings.data, columns=settings.columns), saved)
+    for name, column in dataclasses.asdict(settings.columns).items():
+        if column:
+            raise UserError(f"--{name.replace('_', '-')} is of a table: give that with --data")
     clip = saved.family.name == "clip"
-    if settings.data is None:
-        found = sample_data(reads or clip, sees or clip)
-        return lambda model: found
-    if clip:
-        return _open_captions(settings.data, settings.columns)
-    asked = Measured(settings.source, settings.data, columns=settings.columns)
-    if sees:
-        known = saved.labels if saved.task in ("classify", "pretrain") else None
-        images = read_images(asked, settings.data, known or ())
-        return lambda model: _of_images(model, images, judged=known is not None)
-    if saved.task in JUDGED:
-        measure, _ = open_measure(asked, saved)
-        return lambda model: ExportData(examples=examples_from(measure))
-    found = ExportData([first_text(settings.data, settings.columns.text_column)])
-    return lambda model: found
-
-
-def _of_images(model: Any, images: Any, judged: bool) -> ExportData:
-    if judged:
-        from recipes.data.labelled_images import ImageSource
-
-        measure = ImageClassification(images, ImageSource(images, model.preprocessing), BATCH)
-        return ExportData(examples=examples_from(measure))
-    count = min(len(images), IMAGES)
-    return ExportData(images=[images.read(place * len(images) // count) for place in range(count)])
-
-
-def _open_captions(path: Path, columns: AnyColumns) -> Callable[[Any], ExportData]:
-    from recipes.data.captions import read_captions
-
-    table = open_table(path)
-    data = read_captions(table, image_columns.find_caption_columns(table, columns))
-    count = min(len(data), IMAGES)
-    places = [place * len(data) // count for place in range(count)]
-    found = ExportData([data.captions(place)[0] for place in places], [data.read(place) for place in places])
+    found = sample_data(clip or hasattr(saved.config, "vocabulary_size"), clip or hasattr(saved.config, "patch_size"))
     return lambda model: found

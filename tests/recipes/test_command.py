@@ -263,10 +263,14 @@ def test_invalid_utf8_is_replaced_and_counted(capsys, tmp_path, trained_run):
     assert json.loads(captured.out.splitlines()[-1])["bytes"] == path.stat().st_size
 
 
-def test_export_and_verify(capsys, tmp_path, trained_run):
+def test_export_and_verify(capsys, tmp_path, text_file, trained_run):
     bundle = tmp_path / "bundle"
-    assert run(["export", str(trained_run), "--out", str(bundle), "--formats", "onnx", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["passed"]
+    options = ["--formats", "onnx", "--quantize", "none,int8", "--data", str(text_file)]
+    assert run(["export", str(trained_run), "--out", str(bundle), *options, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    artefacts = {each["name"]: each for each in report["artefacts"]}
+    assert report["passed"] and artefacts.keys() == {"onnx", "onnx_int8"}
+    assert artefacts["onnx_int8"]["metrics"][0]["name"] == "perplexity"
     assert run(["verify", str(bundle)]) == 0
     assert "onnx" in capsys.readouterr().out
 
@@ -276,6 +280,71 @@ def test_export_and_verify(capsys, tmp_path, trained_run):
     assert run(["verify", str(bundle)]) == 1
     assert "onnx: " in capsys.readouterr().out
     assert "not empty" in refuse(capsys, "export", trained_run, "--out", bundle)
+
+
+def test_mistakes_of_bench(capsys, tmp_path, monkeypatch):
+    def bench_bundle(*_, **__):
+        raise AssertionError("it was begun")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("export.bench.bench_bundle", bench_bundle)
+        for options, told in (
+            (("--batch", 0), "--batch is (0,), and must be 1 or more"),
+            (("--batch", 1, -8), "--batch is (1, -8), and must be 1 or more"),
+            (("--tokens", 0), "--tokens is (0,), and must be 1 or more"),
+            (("--rounds", 0), "--rounds is 0, and must be 1 or more"),
+            (("--seconds", 0), "--seconds is 0.0, and must be above 0 and below an hour"),
+            (("--seconds", 3600), "--seconds is 3600.0, and must be above 0 and below an hour"),
+            (("--seconds", "nan"), "--seconds is nan"),
+            (("--batch", "two"), "--batch"),
+        ):
+            assert told in refuse(capsys, "bench", tmp_path, *options)
+    assert "bundle.json" in refuse(capsys, "bench", tmp_path)
+
+
+@pytest.mark.parametrize("failures", [[], ["tflite: no model"]], ids=["all well", "one fails"])
+def test_bench(capsys, tmp_path, monkeypatch, failures):
+    """What is asked for, and what is shown of what was measured; `tests/export/test_bench.py` has the measuring."""
+    from export.bench import Bench, Timing
+
+    keras = Timing("keras", "serving_default", 8, 32, 4_000_000, 210.0, 31.0, 10.5, 12.25, 1.0, 700.0)
+    onnx = Timing("onnx", "serving_default", 8, 32, 1_230_000, 45.0, 6.5, 4.2, 4.75, 2.5, None)
+    words = Timing("saved_model_text", "text.serving_default", 2, None, 5_000_000, 99.0, 8.25, 7.5, 9.0, None, 650.0)
+    calls = []
+
+    def bench_bundle(bundle, *, progress, **asked):
+        progress(1, 2)
+        calls.append((bundle, asked))
+        return Bench("bert", "classify", 5, 2, timings, failures)
+
+    monkeypatch.setattr("export.bench.bench_bundle", bench_bundle)
+    monkeypatch.setenv("COLUMNS", "120")
+    command = ["bench", str(tmp_path)]
+
+    timings = [keras, onnx]
+    options = ["--batch", "1", "8", "--tokens", "32", "--rounds", "5", "--seconds", "0.5"]
+    assert run([*command, *options]) == (1 if failures else 0)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines[0] == ["bert,", "classify:", "latency"]
+    assert ["keras", "8", "x", "32", "4.00", "210", "31.0", "10.50", "12.25", "1.00"] in lines
+    assert ["onnx", "8", "x", "32", "1.23", "45", "6.5", "4.20", "4.75", "2.50"] in lines
+    assert [" ".join(line) for line in lines[-len(failures) :] if failures] == failures
+
+    timings = [keras, words]  # functions are named where there are several
+    assert run(command) == (1 if failures else 0)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["keras", "serving_default", "8", "x", "32", "4.00", "210", "31.0", "10.50", "12.25", "1.00"] in lines
+    assert ["saved_model_text", "text.serving_default", "2", "5.00", "99", "8.2", "7.50", "9.00", "-"] in lines
+
+    assert run([*command, "--json"]) == (1 if failures else 0)
+    (line,) = capsys.readouterr().out.splitlines()
+    printed = json.loads(line)
+    assert printed["rounds"] == 5 and printed["failures"] == failures
+    assert printed["timings"][1] == vars(words)
+
+    usual = {"batches": (1,), "tokens": (), "rounds": 3, "seconds": 1.0}
+    asked = {"batches": (1, 8), "tokens": (32,), "rounds": 5, "seconds": 0.5}
+    assert calls == [(tmp_path, asked), (tmp_path, usual), (tmp_path, usual)]
 
 
 @pytest.mark.full  # a signal saves and stops in the quick tier
