@@ -1,5 +1,8 @@
 """Errors and metrics, by hand."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -82,22 +85,54 @@ def test_metrics_by_hand() -> None:
     assert same == Metric("agreement of the answer", 1.0, 0.5, 2)
 
 
-@pytest.mark.parametrize(
-    ("metric", "failure"),
-    [
-        (Metric("accuracy", 0.93, 0.92, 500), None),
-        (Metric("accuracy", 0.93, 0.915, 500), "accuracy fell from 0.9300 to 0.9150, by more than 0.01"),
-        (Metric("perplexity", 20.0, 20.9, 500), None),
-        (Metric("perplexity", 20.0, 21.5, 500), "perplexity grew from 20.000 to 21.500, by more than 1.05"),
-        (Metric("agreement", 1.0, 0.90, 500), "agreement with the Keras model is 0.9000, less than 0.95"),
+# As docs/export.md has them: what accuracy may fall by, perplexity grow to, agreement and cosine be at least.
+LIMITS = {
+    "float16": (0.005, 1.01, 0.99, 0.9999),
+    "int8": (0.01, 1.05, 0.95, 0.99),
+    "int8_full": (0.01, 1.05, 0.90, 0.98),
+    "int4": (0.05, 1.3, 0.80, 0.95),
+}
+
+
+@pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "float32"])
+def test_limits_of_a_precision(precision: str) -> None:
+    accuracy, perplexity, agreement, cosine = LIMITS[precision]
+    limits, little = PRECISIONS[precision], 1e-5
+    for metric in [
+        Metric("accuracy", 0.93, 0.93 - accuracy, 500),
+        Metric("perplexity", 20.0, 20.0 * perplexity, 500),
+        Metric("agreement", 1.0, agreement, 500),
+        Metric("cosine of embedding", 1.0, cosine, 5),
+    ]:
+        assert metric.failure(limits) is None
+    fallen, grown = 0.93 - accuracy - little, 20.0 * (perplexity + little)
+    for metric, failure in [
         (
-            Metric("cosine of embedding", 1.0, 0.98, 5),
-            "cosine of embedding with the Keras model is 0.9800, less than 0.99",
+            Metric("accuracy", 0.93, fallen, 500),
+            f"accuracy fell from 0.9300 to {fallen:.4f}, by more than {accuracy}",
         ),
-    ],
-)
-def test_limits_of_int8(metric: Metric, failure: str | None) -> None:
-    assert metric.failure(PRECISIONS["int8"]) == failure
+        (
+            Metric("perplexity", 20.0, grown, 500),
+            f"perplexity grew from 20.000 to {grown:.3f}, by more than {perplexity}",
+        ),
+        (
+            Metric("agreement", 1.0, agreement - little, 500),
+            f"agreement with the Keras model is {agreement - little:.4f}, less than {agreement:g}",
+        ),
+        (
+            Metric("cosine of embedding", 1.0, cosine - little, 5),
+            f"cosine of embedding with the Keras model is {cosine - little:.4f}, less than {cosine:g}",
+        ),
+    ]:
+        assert metric.failure(limits) == failure
+
+
+def test_the_limits_are_those_in_the_docs() -> None:
+    text = (Path(__file__).parents[2] / "docs/export.md").read_text(encoding="utf-8")
+    for precision, (accuracy, perplexity, agreement, cosine) in LIMITS.items():
+        name = precision.replace("float", "fp")
+        row = rf"\| {name}\b[^|]*\| {accuracy} \| {perplexity} x \| {agreement:.2f} \| {cosine} \|\n"
+        assert len(re.findall(row, text)) == 1, precision
 
 
 def test_agreement_decides_where_nothing_else_is_known() -> None:

@@ -18,14 +18,16 @@ from export.onnx_folder import write_onnx_folder
 from export.onnx_quantize import PRECISIONS, quantize_onnx
 from export.processes import ChildFailure
 from export.saved_model import write_saved_model
-from export.signatures import growing_cache_signature, signatures
+from export.signatures import Signature, growing_cache_signature, signatures
 from zoo.errors import UserError
 from zoo.model import ZooModel
 from zoo.text import train_bpe
 
 SHARE = {"float16": 0.55, "int8": 0.30, "int4": 0.25}  # of the float32 file, at most
 # The norm of the difference of the outputs, divided by that of the outputs.
-DIFFERENCE = {"float16": 0.002, "int8": 0.06, "int4": 0.2}
+# Measured: 0.0004, 0.026 and 0.123. One scale for a whole tensor of int8 leaves 0.034, and int4 0.149 where a block's
+# scale is its largest number divided by 7.
+DIFFERENCE = {"float16": 0.001, "int8": 0.03, "int4": 0.14}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def files(models: dict[str, ZooModel], tmp_path_factory: pytest.TempPathFactory)
     functions = {
         "gpt": [growing_cache_signature(models["gpt"])],
         "bert": signatures(models["bert"]),
-        "clip": signatures(models["clip"])[1:],
+        "clip": [_encoder(models["clip"], "image")],
     }
     with ThreadPoolExecutor(2) as pool:
         waiting = []
@@ -64,6 +66,21 @@ def files(models: dict[str, ZooModel], tmp_path_factory: pytest.TempPathFactory)
         for each in waiting:
             each.result()
     return folder
+
+
+@pytest.fixture(scope="module")
+def text_encoder(models: dict[str, ZooModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The other tower, beside its SavedModel."""
+    folder = tmp_path_factory.mktemp("text")
+    function = _encoder(models["clip"], "text")
+    write_saved_model(models["clip"], folder / "saved_model", [function])
+    write_onnx(models["clip"], function, folder / "saved_model", folder / "encode_text.onnx", 300)
+    return folder / "encode_text.onnx"
+
+
+def _encoder(model: ZooModel, tower: str) -> Signature:
+    (function,) = (each for each in signatures(model) if each.name == f"encode_{tower}")
+    return function
 
 
 def run(file: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -144,29 +161,58 @@ def test_answers_are_found_in_the_graph(files: Path, models: dict[str, ZooModel]
         assert outputs["start"].dtype == outputs["end"].dtype == np.int32
 
 
-def test_encoders_alone(files: Path, models: dict[str, ZooModel]) -> None:
+def test_an_image_encoder_alone(files: Path, models: dict[str, ZooModel]) -> None:
     model = models["clip"]
-    rng = np.random.default_rng(2)
-    images = rng.normal(size=(3, *model.config.vision.image_size, 3)).astype("float32")
-    token_ids = rng.integers(0, model.config.text.vocabulary_size, (4, 11), "int32")
-    mask = np.ones_like(token_ids)
-    mask[1, 6:] = 0
+    images = np.random.default_rng(2).normal(size=(3, *model.config.vision.image_size, 3)).astype("float32")
     (embedding,) = run(files / "encode_image.onnx", {"images": images}).values()
     np.testing.assert_allclose(embedding, model.encode_image(images).numpy(), rtol=0, atol=1e-4)
-    (embedding,) = run(files / "encode_text.onnx", {"token_ids": token_ids, "padding_mask": mask}).values()
-    np.testing.assert_allclose(embedding, model.encode_text(token_ids, mask).numpy(), rtol=0, atol=1e-4)
+    _assert_own_weights(files / "encode_image.onnx", model, ("vision.", "image_projection.kernel"))
 
 
-def test_an_encoder_holds_its_own_weights_only(files: Path, models: dict[str, ZooModel]) -> None:
-    weights = models["clip"].named_weights()
-    for tower in ("image", "text"):
-        graph = onnx.load(files / f"encode_{tower}.onnx").graph
-        kept = {tensor.name: tensor for tensor in graph.initializer if tensor.name in weights}
-        assert set(kept) == {
-            name for name in weights if name.startswith({"image": "vision.", "text": "text."}[tower])
-        } | {f"{tower}_projection.kernel"}
-        for name, tensor in kept.items():
-            np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), weights[name].numpy())
+@pytest.mark.full  # a conversion of its own; of the two towers the quick tier has the one with a convolution
+def test_a_text_encoder_alone(text_encoder: Path, models: dict[str, ZooModel], tmp_path: Path) -> None:
+    """By itself, and in a folder like Hugging Face's."""
+    model = models["clip"]
+    token_ids = np.random.default_rng(2).integers(0, model.config.text.vocabulary_size, (4, 11), "int32")
+    mask = np.ones_like(token_ids)
+    mask[1, 6:] = 0
+    expected = model.encode_text(token_ids, mask).numpy()
+    (embedding,) = run(text_encoder, {"token_ids": token_ids, "padding_mask": mask}).values()
+    np.testing.assert_allclose(embedding, expected, rtol=0, atol=1e-4)
+    _assert_own_weights(text_encoder, model, ("text.", "text_projection.kernel"))
+
+    write_onnx_folder(model, {"encode_text": {"float32": text_encoder}}, tmp_path / "folder", 300)
+    file = tmp_path / "folder/onnx/text_model.onnx"
+    tokens = ("(int64)", ["batch_size", "sequence_length"])
+    assert _tensors(file) == ({"input_ids": tokens, "attention_mask": tokens}, ["text_embeds"])
+    (embedding,) = run(file, {"input_ids": token_ids.astype(int), "attention_mask": mask.astype(int)}).values()
+    np.testing.assert_allclose(embedding, expected, rtol=0, atol=1e-4)
+
+
+def _assert_own_weights(file: Path, model: ZooModel, beginnings: tuple[str, ...]) -> None:
+    weights = model.named_weights()
+    kept = {tensor.name: tensor for tensor in onnx.load(file).graph.initializer if tensor.name in weights}
+    assert set(kept) == {name for name in weights if name.startswith(beginnings)}
+    for name, tensor in kept.items():
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), weights[name].numpy())
+
+
+def _tensors(file: Path) -> tuple[dict[str, Any], list[str]]:
+    """The inputs of a file, their types and axes, and the names of its outputs."""
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    inputs = {each.name: (each.type.removeprefix("tensor"), each.shape) for each in session.get_inputs()}
+    return inputs, [each.name for each in session.get_outputs()]
+
+
+def test_files_are_of_opset_18(files: Path) -> None:
+    """And have no operators but the standard's, and ONNX Runtime's for 4 bits."""
+    for file in files.glob("*.onnx"):
+        model = onnx.load(file)
+        versions = {each.domain: each.version for each in model.opset_import}
+        assert versions[""] == 18, file.name
+        others = {node.domain for node in model.graph.node} - {""}
+        assert others == ({"com.microsoft"} if ".int4" in file.name else set()), file.name
+        assert others <= versions.keys()
 
 
 def test_inputs_have_named_axes(files: Path) -> None:
@@ -194,18 +240,17 @@ def test_layer_norms_are_one_operator(files: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_small_files_are_small_and_close(
-    precision: str, files: Path, models: dict[str, ZooModel], rows: list[list[int]]
-) -> None:
-    small = files / f"decode_with_past.{precision}.onnx"
-    assert small.stat().st_size <= SHARE[precision] * (files / "decode_with_past.onnx").stat().st_size
-    expected = read_with_past(files / "decode_with_past.onnx", models["gpt"], rows, [14, *[1] * 9])
-    found = read_with_past(small, models["gpt"], rows, [14, *[1] * 9])
-    real = np.array([[i >= 23 - len(row) for i in range(23)] for row in rows])
-    found, expected = found[real], expected[real]
+def test_small_files_are_small_and_close(precision: str, files: Path, models: dict[str, ZooModel]) -> None:
+    small, whole = files / f"decode_with_past.{precision}.onnx", files / "decode_with_past.onnx"
+    assert small.stat().st_size <= SHARE[precision] * whole.stat().st_size
+    # So many tokens that what is measured hangs on none of them.
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 500, length).tolist() for length in (64, *rng.integers(1, 64, 50))]
+    real = np.array([[i >= 64 - len(row) for i in range(64)] for row in rows])
+    found, expected = (read_with_past(file, models["gpt"], rows, [55, *[1] * 9])[real] for file in (small, whole))
     assert 0 < np.linalg.norm(found - expected) <= DIFFERENCE[precision] * np.linalg.norm(expected)
     agreed = (found.argmax(-1) == expected.argmax(-1)).mean()
-    assert agreed >= {"float16": 1.0, "int8": 0.9, "int4": 0.8}[precision]
+    assert agreed >= {"float16": 0.995, "int8": 0.94, "int4": 0.79}[precision]  # measured: 0.999, 0.956 and 0.833
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -237,6 +282,29 @@ def test_what_is_kept_in_fewer_bits(files: Path) -> None:
             found = [node.op_type for node in graph.node]
             for operator, count in operators.get(precision, {}).items():
                 assert found.count(operator) == count
+
+
+def test_products_of_integers_have_a_scale_for_each_output(files: Path) -> None:
+    """And weights of 7 bits: processors without instructions for it add two products of 8 bits in 16, which more would
+    overflow."""
+    for name, count in (("decode_with_past", 9), ("encode_image", 8)):
+        graph = onnx.load(files / f"{name}.int8.onnx").graph
+        kept, whole = (
+            {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in each.initializer}
+            for each in (graph, onnx.load(files / f"{name}.onnx").graph)
+        )
+        turned = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose"}
+        products = [node.input[1] for node in graph.node if node.op_type == "MatMulInteger"]
+        assert len(products) == count
+        for second in products:
+            weight = turned.get(second, second).removesuffix(".int8")
+            integers, scales, columns = kept[f"{weight}.int8"], kept[f"{weight}.scale"], whole[weight]
+            if second in turned:
+                integers, columns = integers.T, columns.T
+            assert np.abs(integers.astype(int)).max() == 64
+            np.testing.assert_allclose(scales, np.abs(columns).max(0) / 64, rtol=1e-6)
+            assert len(set(scales.tolist())) > 0.9 * columns.shape[1]  # by chance some are the same
+            assert (np.abs(integers * scales - columns) <= 0.5001 * scales).all()
 
 
 def test_weights_beyond_the_limit_lie_beside(
@@ -277,7 +345,7 @@ def folders(files: Path, models: dict[str, ZooModel], tmp_path_factory: pytest.T
     functions: dict[str, dict[str, dict[str, Path]]] = {
         "gpt": {"decode_with_past": {"float32": files / "decode_with_past.onnx", **small}},
         "bert": {"serving_default": {"float32": files / "serving_default.onnx"}},
-        "clip": {name: {"float32": files / f"{name}.onnx"} for name in ("encode_text", "encode_image")},
+        "clip": {"encode_image": {"float32": files / "encode_image.onnx"}},
     }
     for name, model in models.items():
         write_onnx_folder(model, functions[name], out / name, 300)
@@ -288,26 +356,16 @@ def test_folders_have_the_files_and_names_of_optimum(folders: Path) -> None:
     def files(name: str) -> list[str]:
         return sorted(str(each.relative_to(folders / name)) for each in (folders / name).rglob("*") if each.is_file())
 
-    def tensors(file: str) -> tuple[dict[str, Any], list[str]]:
-        session = onnxruntime.InferenceSession(folders / file, providers=["CPUExecutionProvider"])
-        inputs = {each.name: (each.type.removeprefix("tensor"), each.shape) for each in session.get_inputs()}
-        return inputs, [each.name for each in session.get_outputs()]
-
     tokenizer = ["merges.txt", "onnx/model.onnx", "onnx/model_fp16.onnx", "onnx/model_int8.onnx", "onnx/model_q4.onnx"]
     assert files("gpt") == ["config.json", *tokenizer, "tokenizer.json", "tokenizer_config.json", "vocab.json"]
     assert files("bert") == ["config.json", "onnx/model.onnx"]
-    assert files("clip") == [
-        "config.json",
-        "onnx/text_model.onnx",
-        "onnx/vision_model.onnx",
-        "preprocessor_config.json",
-    ]
+    assert files("clip") == ["config.json", "onnx/vision_model.onnx", "preprocessor_config.json"]
     assert json.loads((folders / "gpt/config.json").read_text())["model_type"] == "gpt2"
 
     tokens = ("(int64)", ["batch_size", "sequence_length"])
     past = ("(float)", ["batch_size", 4, "past_sequence_length", 64])
     for suffix in ("", "_fp16", "_int8", "_q4"):
-        inputs, outputs = tensors(f"gpt/onnx/model{suffix}.onnx")
+        inputs, outputs = _tensors(folders / f"gpt/onnx/model{suffix}.onnx")
         assert inputs == {
             "input_ids": tokens,
             "attention_mask": ("(int64)", ["batch_size", "past_sequence_length + sequence_length"]),
@@ -318,13 +376,11 @@ def test_folders_have_the_files_and_names_of_optimum(folders: Path) -> None:
             "logits",
             *(f"present.{block}.{part}" for block in range(2) for part in ("key", "value")),
         }
-    inputs, outputs = tensors("bert/onnx/model.onnx")
+    inputs, outputs = _tensors(folders / "bert/onnx/model.onnx")
     assert inputs == {"input_ids": tokens, "attention_mask": tokens, "token_type_ids": tokens}
     assert set(outputs) == {"start_logits", "end_logits"}
-    inputs, outputs = tensors("clip/onnx/vision_model.onnx")
+    inputs, outputs = _tensors(folders / "clip/onnx/vision_model.onnx")
     assert (inputs, outputs) == ({"pixel_values": ("(float)", ["batch_size", 3, 32, 32])}, ["image_embeds"])
-    inputs, outputs = tensors("clip/onnx/text_model.onnx")
-    assert (inputs, outputs) == ({"input_ids": tokens, "attention_mask": tokens}, ["text_embeds"])
 
 
 def test_folders_compute_the_same(files: Path, folders: Path, models: dict[str, ZooModel]) -> None:

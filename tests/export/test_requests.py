@@ -3,8 +3,7 @@ number that is none, no answer to another question."""
 
 import io
 import random
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,125 +12,13 @@ import tensorflow as tf
 from PIL import Image
 
 import zoo
-from export.saved_model import served_signatures, trace, write_saved_model
-from export.text_model import make_tokenizer, text_signatures
+from export.saved_model import served_signatures, write_saved_model
+from tests.export.served import LABELS, LENGTH, Functions, as_saved, assert_defined, make_model, strings
 from tests.zoo.reference import assert_close
 from zoo.image import preprocess, read_image
 from zoo.model import ZooModel
-from zoo.text import Tokenizer
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "text"
-LENGTH = 24
 REFUSED = (tf.errors.InvalidArgumentError, TypeError, ValueError)
-
-Functions = dict[str, Callable[..., dict[str, Any]]]
-
-
-def as_saved(functions: Any) -> Functions:
-    """As a server calls them: with tensors of any shape and of the right dtype, which nothing has looked at before."""
-
-    def loosen(concrete: Any) -> Callable[..., dict[str, Any]]:
-        specs = concrete.structured_input_signature[1]
-        loose = tf.function(lambda given: concrete(**given))
-        loose = loose.get_concrete_function({name: tf.TensorSpec(None, spec.dtype) for name, spec in specs.items()})
-        return lambda **given: loose({name: tf.constant(value, specs[name].dtype) for name, value in given.items()})
-
-    return {each.name: loosen(trace(each)) for each in functions}
-
-
-@pytest.fixture(scope="module")
-def make(enliven: Callable[..., ZooModel]) -> Callable[..., ZooModel]:
-    def make(preset: str, tokenizer: str | None = None, **options: Any) -> ZooModel:
-        read = None if tokenizer is None else Tokenizer.load(GOLDEN / tokenizer)
-        options |= {"vocabulary_size": read.vocabulary_size, "max_length": LENGTH} if read else {}
-        model = enliven(zoo.create(preset, **options), seed=2)
-        model.tokenizer = read
-        return model
-
-    return make
-
-
-def assert_defined(outputs: dict[str, Any], rows: int) -> None:
-    for name, value in outputs.items():
-        assert value.shape[0] == rows, name
-        if value.dtype.is_floating:
-            assert np.isfinite(value.numpy()).all(), name
-
-
-# --- strings
-
-STRINGS: dict[str, list[str | bytes]] = {
-    "no rows": [],
-    "an empty string": ["", "a"],
-    "a long text": ["word and " * 11_112],
-    "a long word": ["abcdefghij" * 10_000],
-    "white space": [" \t\n" * 10_000],
-    "bytes that are no text": [b"\xff\xfe\x80", b"ok \xe6\x97", b"\xed\xa0\x80"],
-    "NUL": ["\0", "a\0b", "\0" * 1000],
-    "nothing for the tokenizer": ["\u096c", "\u200d\ufeff", "\u0300"],
-    "marks of the libraries": ["\u0134A\u0134B", "\x1f\x1e", "</w>##", "[no-token-1]"],
-    "special tokens": ["[MASK]" * 3000, "[SEP][CLS]", "<|endoftext|>" * 3000],
-}
-
-
-@pytest.fixture(scope="module")
-def of_texts(make: Callable[..., ZooModel]) -> dict[str, Functions]:
-    found, graphs = {}, {}
-    tasks = [("bert", "classify"), ("bert", "tag"), ("bert", "answer"), ("bert", "masked_lm"), ("gpt", "generate")]
-    for family, task in tasks:
-        model = make(f"{family}-nano", {"bert": "bert-uncased", "gpt": "gpt2"}[family], task=task)
-        graph = graphs.setdefault(family, make_tokenizer(model))
-        found[task] = as_saved(text_signatures(model, graph))
-    return found
-
-
-SAMPLING = {"max_new_tokens": 5, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 1}
-
-
-@pytest.mark.parametrize("name", STRINGS)
-def test_any_string_has_an_answer(name: str, of_texts: dict[str, Functions]) -> None:
-    texts = STRINGS[name]
-    for task, functions in of_texts.items():
-        given = {"question": texts, "context": texts} if task == "answer" else {"text": texts}
-        outputs = functions["serving_default"](**given, **(SAMPLING if task == "generate" else {}))
-        assert_defined(outputs, len(texts))
-        if task == "generate":
-            assert ((outputs["lengths"] >= 0) & (outputs["lengths"] <= 5)).numpy().all()
-        if task == "masked_lm":
-            assert outputs["token"].shape[1] == (LENGTH - 2 if "[MASK]" * 3000 in texts else 0)
-        if task == "answer":
-            for text, answer in zip(texts, outputs["answer"].numpy(), strict=True):
-                assert answer.decode() in (text if isinstance(text, str) else text.decode(errors="replace"))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"temperature": -1.0}, "temperature must be 0 or more"),
-        ({"temperature": float("nan")}, "temperature has something that is no finite number"),
-        ({"temperature": float("inf")}, "temperature has something that is no finite number"),
-        ({"top_k": -1}, "top_k has a number below 0"),
-        ({"top_p": 0.0}, "top_p must be above 0 and at most 1"),
-        ({"top_p": 1.5}, "top_p must be above 0 and at most 1"),
-        ({"max_new_tokens": -1}, "max_new_tokens has a number below 0"),
-        ({"max_new_tokens": 2**31 - 1}, "max_new_tokens has a number above 65536"),
-        ({"max_new_tokens": [1, 2]}, "shape_of_max_new_tokens"),
-        ({"text": "no batch"}, "shape_of_text"),
-        ({"text": [["a"]]}, "shape_of_text"),
-    ],
-)
-def test_wrong_settings_of_generation_are_refused(
-    change: dict[str, Any], message: str, of_texts: dict[str, Functions]
-) -> None:
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        of_texts["generate"]["serving_default"](**({"text": ["a"]} | SAMPLING | change))
-
-
-def test_texts_without_their_pair_are_refused(of_texts: dict[str, Functions]) -> None:
-    with pytest.raises(tf.errors.InvalidArgumentError, match="text and pair have to have equally many batch"):
-        of_texts["classify"]["pairs"](text=["a", "b"], pair=["c"])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="question and context have to have equally many batch"):
-        of_texts["answer"]["serving_default"](question=["a"], context=["b", "c"])
 
 
 # --- tensors
@@ -143,8 +30,8 @@ def tokens(shape: tuple[int, ...] = (2, 5), **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def bert(make: Callable[..., ZooModel]) -> Functions:
-    return as_saved(served_signatures(make("bert-nano", "bert-uncased", task="classify")))
+def bert(enliven: Callable[..., ZooModel]) -> Functions:
+    return as_saved(served_signatures(make_model(enliven, "bert", "classify")))
 
 
 @pytest.mark.parametrize(
@@ -172,9 +59,26 @@ def test_no_rows_and_nothing_but_padding_have_answers(bert: Functions) -> None:
     assert_defined(bert["serving_default"](**tokens(padding_mask=np.zeros((2, 5)))), 2)
 
 
-def test_a_cache_and_its_mask_fit_together(make: Callable[..., ZooModel]) -> None:
-    model = make("gpt-nano", "gpt2")
-    functions = as_saved(served_signatures(model))
+def test_the_label_is_the_likeliest_one_s_name(bert: Functions) -> None:
+    outputs = bert["serving_default"](**tokens((8, 5), token_ids=np.arange(40).reshape(8, 5)))
+    assert_named(outputs, LABELS)
+
+
+def assert_named(outputs: dict[str, Any], names: Sequence[str]) -> None:
+    best = outputs["logits"].numpy().argmax(axis=-1)
+    assert len({*best}) > 1  # else any rule would do
+    assert strings(outputs["label"]) == [names[number] for number in best]
+
+
+@pytest.fixture(scope="module")
+def gpt(enliven: Callable[..., ZooModel]) -> tuple[ZooModel, Functions]:
+    """A model, and its functions by which a server's client generates."""
+    model = make_model(enliven, "gpt", "generate")
+    return model, as_saved(each for each in served_signatures(model) if each.name in ("prefill", "decode"))
+
+
+def test_a_cache_and_its_mask_fit_together(gpt: tuple[ZooModel, Functions]) -> None:
+    _, functions = gpt
     given = tokens((1, 3), positions=[[0, 1, 2]])
     given.pop("segment_ids")
     outputs = functions["prefill"](**given)
@@ -196,6 +100,33 @@ def test_a_cache_and_its_mask_fit_together(make: Callable[..., ZooModel]) -> Non
             functions["decode"](**(step | change))
     with pytest.raises(tf.errors.InvalidArgumentError, match="as long as the cache and token_ids together"):
         functions["prefill"](**(given | {"padding_mask": np.ones((1, 2), "int32")}))
+
+
+def test_prompts_of_several_lengths_are_read_together(gpt: tuple[ZooModel, Functions]) -> None:
+    """They begin with padding, end together, and go on as each alone."""
+    model, functions = gpt
+    lengths, new = (21, 9, 16), 3
+    rows = [np.random.default_rng(n).integers(0, model.config.vocabulary_size, n + new, "int32") for n in lengths]
+    width = max(lengths)
+
+    def read(function: str, first: int, count: int, cache: dict[str, Any]) -> dict[str, Any]:
+        """Slots `first` to `first + count`, of which a row's own are the last of the prompt and those after."""
+        places = np.arange(first, first + count) - (width - np.array(lengths))[:, None]
+        given = {
+            "token_ids": [np.where(own < 0, 7, row[own]) for own, row in zip(places, rows, strict=True)],
+            "positions": np.maximum(places, 0),
+            "padding_mask": np.arange(first + count) >= (width - np.array(lengths))[:, None],
+        }
+        return functions[function](**{name: np.asarray(value, "int32") for name, value in given.items()}, **cache)
+
+    outputs = read("prefill", 0, width, {})
+    for step in range(new + 1):
+        logits = outputs.pop("logits")
+        for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            alone = model({"token_ids": row[None, : length + step]})["logits"]
+            assert_close(logits[place], alone[0, -1])
+        if step < new:
+            outputs = read("decode", width + step, 1, outputs)
 
 
 # --- images
@@ -231,9 +162,10 @@ def images() -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def vit(make: Callable[..., ZooModel], tmp_path_factory: pytest.TempPathFactory) -> tuple[ZooModel, Any]:
+def vit(enliven: Callable[..., ZooModel], tmp_path_factory: pytest.TempPathFactory) -> tuple[ZooModel, Any]:
     """A model, and what was loaded of it."""
-    model = make("vit-nano")
+    model = enliven(zoo.create("vit-nano"))
+    model.labels = tuple(f"class {number}" for number in range(model.config.num_classes))
     path = tmp_path_factory.mktemp("vit") / "1"
     write_saved_model(model, path, served_signatures(model))
     return model, tf.saved_model.load(str(path)).signatures
@@ -249,6 +181,12 @@ def test_files_are_seen_as_in_training(vit: tuple[ZooModel, Any]) -> None:
     for name, value in expected.items():
         np.testing.assert_array_equal(outputs[name], value, err_msg=name)
     assert_close(outputs["logits"], model({"images": pictures})["logits"])
+
+
+def test_the_label_of_an_image_is_the_likeliest_one_s_name(vit: tuple[ZooModel, Any]) -> None:
+    model, signatures = vit
+    pictures = np.random.default_rng(0).normal(size=(16, *model.preprocessing.output_size, 3), scale=2.0)
+    assert_named(signatures["serving_default"](images=tf.constant(pictures, tf.float32)), model.labels)
 
 
 def test_files_that_are_no_images_are_refused(vit: tuple[ZooModel, Any]) -> None:
@@ -312,26 +250,3 @@ def test_loaded_signatures_refuse_wrong_dtypes_and_missing_inputs(vit: tuple[Zoo
         see(images=tf.zeros((1, height, width, 3), tf.int32))
     with pytest.raises(REFUSED, match="images"):
         see()
-
-
-def test_images_and_texts_are_compared_in_any_numbers(make: Callable[..., ZooModel]) -> None:
-    """But with texts there must be."""
-    tokenizer = Tokenizer.load(GOLDEN / "clip")
-    text = {"vocabulary_size": tokenizer.vocabulary_size}
-    model = make("clip-nano", text=text, end_token=tokenizer.special_ids["end"])
-    model.tokenizer = tokenizer
-    plain = as_saved(served_signatures(model)[:1])["serving_default"]
-    height, width = model.preprocessing.output_size
-    ids = np.full((3, 4), 5, "int32")
-    outputs = plain(images=np.zeros((2, height, width, 3), "float32"), token_ids=ids, padding_mask=np.ones_like(ids))
-    assert outputs["logits_per_image"].shape == (2, 3)
-    functions = as_saved(text_signatures(model, make_tokenizer(model)))
-    file = images()["png"]
-    outputs = functions["serving_default"](image_bytes=[], text=["a", "b"])
-    assert outputs["label"].shape == (0,) and outputs["probabilities"].shape == (0, 2)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="text has to have 1 text or more"):
-        functions["serving_default"](image_bytes=[file], text=[])
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        functions["serving_default"](image_bytes=[b"no image"], text=["a"])
-    for texts in STRINGS.values():
-        assert_defined(functions["encode_text"](text=texts), len(texts))

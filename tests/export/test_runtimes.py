@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 
 from export import verify
 from export.processes import ChildFailure, heeding_interrupts, run_child
 from export.verify import continue_prompts
+from tests.partitions import count_partitions
 from zoo.errors import UserError
 from zoo.model import ZooModel
 
@@ -77,6 +80,33 @@ def test_greedy_refuses_what_cannot_be_continued(bundle: Path) -> None:
     ]:
         with pytest.raises(UserError, match=message):
             continue_prompts(bundle, artefact, [prompt], count)
+
+
+def test_partitions_are_told_of_each_function(tmp_path: Path) -> None:
+    """Of `f`, which XNNPACK takes whole, and of `g` with a sum in its middle, which it leaves to TFLite's own."""
+    weights = tf.constant(np.random.default_rng(0).normal(size=(8, 8)), "float32")
+    middles = {"f": tf.nn.relu, "g": lambda x: tf.cumsum(x, 1)}
+    taken = tf.TensorSpec((None, 8), "float32", name="x")
+    functions = {
+        name: tf.function(lambda x, middle=middle: {"y": middle(x @ weights) @ weights}).get_concrete_function(taken)
+        for name, middle in middles.items()
+    }
+    tf.saved_model.save(tf.Module(), tmp_path / "saved_model", signatures=functions)
+
+    def convert(*names: str) -> bytes:
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved_model"), signature_keys=names)
+        return bytes(converter.convert())
+
+    (tmp_path / "both.tflite").write_bytes(convert("f", "g"))
+    assert count_partitions(tmp_path / "both.tflite", {"x": (3, 8)}) == {"f": 1, "g": 2}
+    # The same by what the runtime says itself of a file with one function, the only one that it speaks of.
+    for name, left, parts in (("f", set(), 1), ("g", {"CUMSUM"}, 2)):
+        alone = Interpreter(model_content=convert(name))
+        alone.resize_tensor_input(alone.get_input_details()[0]["index"], (3, 8))
+        alone.allocate_tensors()
+        operators = [each["op_name"] for each in alone._get_ops_details()]
+        assert set(operators) == {"FULLY_CONNECTED", "DELEGATE"} | left
+        assert operators.count("DELEGATE") == parts
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_verifying_again_rewrites_the_report_alone(copy_with: CopyWith) -> None:
     lines: list[str] = []
     report = verify_bundle(bundle, lines.append)
     assert report.passed and lines == ["verifying onnx (1 of 1)"]
-    assert [artefact.name for artefact in Report.read(bundle).artefacts] == ["onnx"]  # there were three
+    assert [artefact.name for artefact in Report.read(bundle).artefacts] == ["onnx"]  # there were six
     after = {file: file.read_bytes() for file in bundle.rglob("*") if file.is_file()}
     assert {file.name for file in before.keys() | after.keys() if before.get(file) != after.get(file)} == {
         "report.json",
@@ -73,10 +73,21 @@ def test_perturbed_weights_fail_and_are_named(artefact: str, other: str, copy_wi
     adopt(bundle, artefact, f"model.{artefact}")
     report = verify_bundle(bundle)
     assert {a.name: a.passed for a in report.artefacts} == {artefact: False, other: True}
-    (line,) = report.failure_lines()
-    assert line.startswith(f"{artefact}: differs from the Keras model by ")
+    continued, differs = report.failure_lines()
+    assert continued.startswith(f"{artefact}: finds what continues a prompt less or more probable, by ")
+    assert differs.startswith(f"{artefact}: differs from the Keras model by ")
     text = (bundle / "report.md").read_text()
-    assert f"**{line}**" in text and "FAILED" in text
+    assert f"**{continued}**" in text and f"**{differs}**" in text and "FAILED" in text
+
+
+def test_a_quantised_file_that_lost_too_much_fails_by_its_metric(copy_with: CopyWith, model: ZooModel) -> None:
+    bundle = copy_with("tflite_int8", "onnx_int8")
+    weight = model.named_weights()["backbone.final_norm.beta"].numpy()  # which stays float32
+    replace_weight(bundle / "model.int8.onnx", weight, weight * np.float32(3))
+    adopt(bundle, "onnx_int8", "model.int8.onnx")
+    report = verify_bundle(bundle)
+    assert {a.name: a.passed for a in report.artefacts} == {"tflite_int8": True, "onnx_int8": False}
+    assert "onnx_int8: perplexity grew from " in report.failure_lines()[-1]
 
 
 def test_nan_fails(copy_with: CopyWith, model: ZooModel) -> None:
@@ -84,7 +95,7 @@ def test_nan_fails(copy_with: CopyWith, model: ZooModel) -> None:
     weight = model.named_weights()["backbone.final_norm.beta"].numpy()
     replace_weight(bundle / "model.onnx", weight, weight * np.float32(np.nan))
     _, stopped, nan = verify_bundle(bundle).failure_lines()
-    assert stopped == "onnx: cannot continue prompts: ValueError: the logits after 8 tokens are not finite"
+    assert stopped == "onnx: cannot continue prompts: ValueError: the logits after 11 tokens are not finite"
     assert nan == (
         "onnx: logits has NaN or infinite values in 10 of 10 cases (serving_default-batch1-tokens37-random-padded)"
     )
@@ -108,9 +119,12 @@ def test_a_file_of_another_model_fails(copy_with: CopyWith, other: tuple[Path, l
     bundle = copy_with("onnx")
     for name in ("model.onnx", "model.onnx.data"):
         shutil.copyfile(other[0] / name, bundle / name)
-    added, altered, differs = verify_bundle(bundle).failure_lines()
+    added, altered, continued, differs = verify_bundle(bundle).failure_lines()
     assert added == "model.onnx.data was added after the export"
     assert altered == "onnx: model.onnx is missing or was altered after the export"
+    assert continued.startswith(
+        ("onnx: continues prompts otherwise than ", "onnx: finds what continues a prompt less ")
+    )
     assert differs.startswith("onnx: differs from the Keras model by ")
 
 
