@@ -3,7 +3,8 @@
 ONNX Runtime's own converters fall short of it. Its dynamic quantizer leaves a table float that is both looked up and
 multiplied with (the tied logits of GPT and of masked tokens), gives a table one scale, and leaves convolutions float.
 Its 4-bit quantizer keeps such a table twice. Its float16 converter makes everything float16, squared norms, counts of
-tokens and the cube in GELU's tanh form included. Here each weight is kept once, and all but products stays float32.
+tokens and the cube in GELU's tanh form included. Here each weight is kept once, unless products take it both as it is
+and turned round, and all but products stays float32.
 """
 
 import json
