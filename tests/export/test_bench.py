@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from export import bench as benching
+from export import verify
 from export.bench import Bench, bench_bundle
 from export.manifest import Artefact, Manifest
 from export.processes import ChildFailure
@@ -137,3 +138,131 @@ def test_what_a_token_takes_is_told_of_each_prompt(monkeypatch: pytest.MonkeyPat
 def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no bundle"):
         bench_bundle(tmp_path)
+
+
+def test_what_the_model_or_its_bundle_rules_out_is_refused_at_once(
+    copy_with: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = copy_with("tflite", "onnx")
+    ran: list[str] = []
+
+    def fail(bundle: Path, artefact: Artefact, work: benching._Work) -> dict[str, Any]:
+        ran.append(artefact.runtime)
+        raise ChildFailure("out of memory")
+
+    monkeypatch.setattr(benching, "_run", fail)
+    with pytest.raises(UserError, match=r"^the model of .*copy cannot be timed: out of memory$"):
+        bench_bundle(bundle)
+    assert ran == ["keras"]  # and nothing before or after
+    longest = Manifest.read(bundle).inputs[0]["shape"][1]["maximum"]
+    message = rf"^texts of {longest + 1} tokens are asked for, and the model of .*copy reads at most {longest}$"
+    with pytest.raises(UserError, match=message):
+        bench_bundle(bundle, tokens=(5, longest + 1))
+    content = json.loads((bundle / "bundle.json").read_text())
+    content["artefacts"]["keras"] = content["artefacts"].pop("onnx")
+    (bundle / "bundle.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"has an artefact 'keras', which is what the model itself is called"):
+        bench_bundle(bundle)
+    assert ran == ["keras"] and not (bundle / "bench.json").exists()
+
+
+def test_timings_that_cannot_be_written_are_told(
+    copy_with: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: Bench, bundle: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Bench, "write", refuse)
+    monkeypatch.setattr(benching, "_run", lambda bundle, artefact, work: answer(dict.fromkeys(names(work), 1.0)))
+    bench = bench_bundle(copy_with("onnx"), rounds=1)
+    assert {each.artefact for each in bench.timings} == {"keras", "onnx"}
+    assert "could not be written: [Errno 13] Permission denied" in caplog.text
+
+
+def names(work: benching._Work) -> list[str]:
+    """Of all that is timed of the model."""
+    return [row.name for row in work.of(benching._model_itself(work))]
+
+
+def run_children(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> dict[str, tuple[dict[str, Any], float]]:
+    """Let runtimes answer this, or else that all went well; returns what each is asked, and its seconds."""
+    asked: dict[str, tuple[dict[str, Any], float]] = {}
+
+    def run(arguments: list[str], timeout: float) -> None:
+        folder = Path(arguments[-1])
+        request = json.loads((folder / "request.json").read_text())
+        asked[request["runtime"]] = request, timeout
+        assert ("export.keras_timing" in arguments) == (request["runtime"] == "keras")
+        latency = {case: {"first_ms": 3.0, "p50_ms": 1.0, "p95_ms": 2.0} for case in request["latency"]["cases"]}
+        went = {"load_ms": 1.0, "peak_memory_mb": None, "latency": latency}
+        # The first time each token takes ten times as long; tokens that read a prompt take 7 more.
+        prompts, count = (request.get("continue", {}).get(name, 0) for name in ("prompts", "count"))
+        times = [[10.0 if place % 4 == 0 else 1.0] * count for place in range(len(prompts or []))]
+        went["continuations"] = [{"milliseconds": [first + 7, *others]} for first, *others in times]
+        (folder / "answer.json").write_text(json.dumps(answers.get(request["runtime"], went)))
+        np.savez(folder / "outputs.npz")
+
+    monkeypatch.setattr(verify, "run_child", run)
+    return asked
+
+
+def test_prompts_leave_room_for_what_is_written_and_more_time_may_pass_where_more_is_asked_for(
+    copy_with: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = run_children(monkeypatch)
+    bundle = copy_with("onnx")
+    longest = Manifest.read(bundle).inputs[0]["shape"][1]["maximum"]
+    bench = bench_bundle(bundle, tokens=(5, longest), rounds=1, seconds=100.0)
+    found = {(each.artefact, each.function, each.tokens): each for each in bench.timings}
+    read = (5, longest - 16)
+    functions = {("prefill", n) for n in read} | {("decode", n) for n in read}
+    functions |= {("serving_default", n) for n in (5, longest)}
+    assert found.keys() == {(name, *each) for name in ("keras", "onnx") for each in functions}
+    for name in ("keras", "onnx"):
+        for tokens in read:
+            prefill, decode = (found[name, part, tokens] for part in ("prefill", "decode"))
+            assert (prefill.first_ms, prefill.p50_ms, prefill.p95_ms) == (17, 8, 8)
+            assert (decode.first_ms, decode.p50_ms, decode.p95_ms) == (10, 1, 1)
+            assert prefill.batch == decode.batch == 1 and prefill.speedup == decode.speedup == 1.0
+        request, timeout = asked["keras" if name == "keras" else "onnxruntime"]
+        assert [len(prompt) for prompt in request["continue"]["prompts"]] == [read[0]] * 4 + [read[1]] * 4
+        assert request["continue"]["count"] == 16 and request["kept"] == []
+        assert timeout > 300 + 2 * 6 * 100  # warming up, and five times what was asked for, in two shapes
+    assert "prefill: a prompt of so many tokens" in (bundle / "bench.md").read_text()
+
+
+def test_what_goes_wrong_in_a_child_is_one_line(
+    copy_with: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = copy_with("onnx")
+    for said, told in [
+        ({"failure": "ValueError: one\n  two\nthree"}, "onnx: ValueError: one two three"),
+        ({"continuing_failed": "KeyError:\n'x'"}, "onnx: cannot continue a prompt: KeyError: 'x'"),
+        ({}, "onnx: its runtime gave no readable answer: KeyError('latency')"),
+        ({"load_ms": 1.0, "latency": 3}, "onnx: its runtime gave no readable answer: TypeError("),
+    ]:
+        run_children(monkeypatch, onnxruntime=said)
+        bench = bench_bundle(bundle, rounds=1)
+        (failure,) = bench.failures
+        assert failure.startswith(told) and "\n" not in failure
+        assert {each.artefact for each in bench.timings} == {"keras"}
+    run_children(monkeypatch, keras={"failure": "ValueError: one\ntwo"})
+    with pytest.raises(UserError, match=r"cannot be timed: ValueError: one two$"):
+        bench_bundle(bundle)
+    for runtime in ("keras", "onnxruntime"):
+        run_children(monkeypatch, **{runtime: {"failure": "OSError: [Errno 28] No space left on device"}})
+        with pytest.raises(UserError, match=r"^No space left on device: nothing was written to .*copy$"):
+            bench_bundle(bundle)
+
+
+def test_an_artefact_of_shorter_texts_is_left_out_aloud(
+    copy_with: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = copy_with("tflite", "onnx")
+    content = json.loads((bundle / "bundle.json").read_text())
+    content["artefacts"]["tflite"] |= {"sizes": {"batch": 1, "tokens": 4}, "functions": {"serving_default": "f"}}
+    (bundle / "bundle.json").write_text(json.dumps(content))
+    asked = run_children(monkeypatch)
+    assert {each.artefact for each in bench_bundle(bundle, tokens=(5,), rounds=1).timings} == {"keras", "onnx"}
+    assert asked.keys() == {"keras", "onnxruntime"}
+    assert "takes none of these shapes: it is not timed" in caplog.text
