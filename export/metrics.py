@@ -77,8 +77,8 @@ class Metric:
 def failures_of(metrics: Sequence[Metric], limits: Limits) -> list[str]:
     """One line for each that is out of its limits. Where it is known what is right, how often an artefact chooses as
     the model does is told, and decides nothing: of answers that are as good as each other it may take another."""
-    known = any(metric.name in ("accuracy", "perplexity") for metric in metrics)
-    lines = (metric.failure(limits) for metric in metrics if not (known and metric.name == "agreement"))
+    known = any(metric.name.startswith(("accuracy", "perplexity")) for metric in metrics)
+    lines = (metric.failure(limits) for metric in metrics if not (known and metric.name.startswith("agreement")))
     return [line for line in lines if line is not None]
 
 
@@ -90,7 +90,8 @@ def judge(cases: Sequence[Case], outputs: dict[str, Tensors]) -> list[Metric]:
         outputs: what the artefact gave, by case; those of the shapes that the cases have.
 
     Logits are judged by their largest entry: against what is right, where that is known (for tokens of a text also by
-    the perplexity), and against the model's. An answer is judged by its two ends, and vectors by their cosine.
+    the perplexity), and against the model's. An answer is judged by its two ends, both of which are to be right, and
+    vectors by their cosine.
     """
     found: dict[str, list[Any]] = {}
 
@@ -120,6 +121,11 @@ def judge(cases: Sequence[Case], outputs: dict[str, Tensors]) -> list[Metric]:
                 cosine = _cosines(expected, value)[real]
                 add(f"cosine of {name}", np.ones_like(cosine), cosine)
         if "start" in case.outputs and "end" in case.outputs:
+            start, end = (case.targets.get(f"{name}_logits") for name in ("start", "end"))
+            if start is not None and end is not None:
+                known = (start >= 0) & (end >= 0)
+                ours, its = ((each["start"] == start) & (each["end"] == end) for each in (case.outputs, given))
+                add("accuracy of the answer", ours[known], its[known])
             same = (given["start"] == case.outputs["start"]) & (given["end"] == case.outputs["end"])
             add("agreement of the answer", np.ones_like(same), same)
     metrics = []

@@ -83,6 +83,10 @@ def test_metrics_by_hand() -> None:
     answer = {"start": np.array([1, 2], "int32"), "end": np.array([3, 4], "int32")}
     (same,) = judge([Case("c", "f", "real", {}, answer)], {"c": {**answer, "end": np.array([3, 5], "int32")}})
     assert same == Metric("agreement of the answer", 1.0, 0.5, 2)
+    right = {"start_logits": np.array([1, 2], "int32"), "end_logits": np.array([3, -1], "int32")}  # one is not known
+    known = Case("c", "f", "real", {}, answer, targets=right, metric="accuracy")
+    accuracy, _ = judge([known], {"c": {**answer, "end": np.array([4, 4], "int32")}})
+    assert accuracy == Metric("accuracy of the answer", 1.0, 0.0, 1)
 
 
 # As docs/export.md has them: what accuracy may fall by, perplexity grow to, agreement and cosine be at least.

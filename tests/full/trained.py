@@ -94,7 +94,7 @@ def _examples(inputs: dict[str, np.ndarray], labels: dict[str, np.ndarray], metr
 def _bert(task: str) -> Trained:
     trained_for = task if task in ("classify", "tag", "answer", "masked_lm") else "classify"
     model, held_out, right, texts = _train_bert(trained_for)
-    metric = {"masked_lm": "perplexity", "classify": "accuracy", "tag": "accuracy"}.get(task, "")
+    metric = {"masked_lm": "perplexity", **dict.fromkeys(("classify", "tag", "answer"), "accuracy")}.get(task, "")
     examples = _examples(held_out, right if metric else {}, metric)
     return Trained(model if task == trained_for else _take_over(model, task), examples, texts)
 
