@@ -1,6 +1,5 @@
 """TFLite files in LiteRT."""
 
-import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import open_mapped
 from .runtime import Tensors
 
 
@@ -49,17 +47,17 @@ class LiteRT:
         """
         from ai_edge_litert import schema_py_generated as schema
 
-        with open_mapped(self.path, mmap.ACCESS_COPY) as content:
-            model = schema.Model.GetRootAs(content, 0)
-            definitions = map(model.SignatureDefs, range(model.SignatureDefsLength()))
-            graphs = {each.SignatureKey().decode(): each.SubgraphIndex() for each in definitions}
-            table = model._tab
-            start = table.Vector(table.Offset(8))  # of the offsets of the graphs, each counted from where it stands
-            own = start + 4 * graphs[function]
-            first, this = (place + struct.unpack_from("<I", content, place)[0] for place in (start, own))
-            struct.pack_into("<I", content, start, this - start)
-            struct.pack_into("<I", content, own, first - own)
-            interpreter = self.interpreters.Interpreter(model_content=content[:], num_threads=1)
+        content = bytearray(self.path.read_bytes())
+        model = schema.Model.GetRootAs(content, 0)
+        definitions = map(model.SignatureDefs, range(model.SignatureDefsLength()))
+        graphs = {each.SignatureKey().decode(): each.SubgraphIndex() for each in definitions}
+        table = model._tab
+        start = table.Vector(table.Offset(8))  # of the offsets of the graphs, each counted from where it stands
+        own = start + 4 * graphs[function]
+        first, this = (place + struct.unpack_from("<I", content, place)[0] for place in (start, own))
+        struct.pack_into("<I", content, start, this - start)
+        struct.pack_into("<I", content, own, first - own)
+        interpreter = self.interpreters.Interpreter(model_content=bytes(content), num_threads=1)
         for name, each in self.runners[function].get_input_details().items():
             interpreter.resize_tensor_input(each["index"], self.ran[function][name])
         interpreter.allocate_tensors()
@@ -102,14 +100,13 @@ class LiteRT:
         from ai_edge_litert import schema_py_generated as schema
 
         known = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
-        with open_mapped(path) as content:
-            model = schema.Model.GetRootAs(content, 0)
-            names = []
-            for code in map(model.OperatorCodes, range(model.OperatorCodesLength())):
-                number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-                own = f":{(code.CustomCode() or b'').decode(errors='replace')}"  # the name of what no runtime must have
-                kind = known.get(number, f"BUILTIN_{number}")  # of a later version of the format
-                names.append(kind + own if number == schema.BuiltinOperator.CUSTOM else kind)
-            for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
-                for operator in map(graph.Operators, range(graph.OperatorsLength())):
-                    yield names[operator.OpcodeIndex()]
+        model = schema.Model.GetRootAs(path.read_bytes(), 0)
+        names = []
+        for code in map(model.OperatorCodes, range(model.OperatorCodesLength())):
+            number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+            own = f":{(code.CustomCode() or b'').decode(errors='replace')}"  # the name of what no runtime must have
+            kind = known.get(number, f"BUILTIN_{number}")  # of a later version of the format
+            names.append(kind + own if number == schema.BuiltinOperator.CUSTOM else kind)
+        for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
+            for operator in map(graph.Operators, range(graph.OperatorsLength())):
+                yield names[operator.OpcodeIndex()]

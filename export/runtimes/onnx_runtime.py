@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import message_fields, open_mapped
 from .runtime import Tensors
 
 
@@ -44,19 +43,10 @@ class ONNXRuntime:
         return dict(zip(outputs, self.session.run(wanted, given), strict=True))
 
     def operators(self, path: Path) -> Iterator[str]:
-        import onnx  # knows what is in the file; ONNX Runtime does not tell
+        import onnx  # reads the file; ONNX Runtime does not tell what is in it
 
-        # Not `onnx.load`: of gigabytes of weights it would make as many objects.
-        graph, nodes = (
-            kind.DESCRIPTOR.fields_by_name[name].number
-            for kind, name in ((onnx.ModelProto, "graph"), (onnx.GraphProto, "node"))
-        )
-        with open_mapped(path) as content:
-            for field, *whole in message_fields(content, 0, len(content)):
-                for inner, start, end in message_fields(content, *whole) if field == graph else ():
-                    if inner == nodes:
-                        node = onnx.NodeProto.FromString(content[start:end])
-                        yield f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        for node in onnx.load(path, load_external_data=False).graph.node:
+            yield f"{node.domain}.{node.op_type}" if node.domain else node.op_type
 
     def continuing(self) -> Callable[[list[int]], np.ndarray]:
         """As `TensorFlow.continuing`."""

@@ -19,7 +19,6 @@ from ai_edge_litert.interpreter import Interpreter
 
 from export import runtimes
 from export.processes import KEPT, ChildFailure, run_child
-from export.runtimes.files import message_fields
 from export.runtimes.litert import LiteRT
 from export.runtimes.onnx_runtime import ONNXRuntime
 from export.tflite_file import file_content
@@ -249,17 +248,8 @@ def test_operators_that_a_runtime_need_not_have_are_named(tmp_path: Path) -> Non
     assert list(LiteRT().operators(file)) == ["CUSTOM:FlexErf"] * 3
 
 
-def test_fields_of_a_protobuf_message() -> None:
-    """As https://protobuf.dev/programming-guides/encoding has them: a number, eight bytes, a text, four bytes."""
-    content = b"\x08\x96\x01" + b"\x11" + b"\xff" * 8 + b"\x1a\x07testing" + b"\x25" + b"\xff" * 4
-    assert list(message_fields(content, 0, len(content))) == [(3, 14, 21)] and content[14:21] == b"testing"
-    with pytest.raises(ValueError, match="no protobuf message"):
-        list(message_fields(b"\x0f", 0, 1))
-
-
 @pytest.mark.parametrize("external", [False, True])
 def test_operators_of_an_onnx_file(external: bool, tmp_path: Path) -> None:
-    """They are found between its weights, which are not read."""
     file = tmp_path / "model.onnx"
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [300])
     weight = onnx.numpy_helper.from_array(np.ones(300, "float32"), "weight")
