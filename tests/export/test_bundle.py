@@ -57,7 +57,7 @@ def test_plans_of_nothing_are_refused(fields: dict[str, Any], message: str) -> N
 
 def test_plans_that_a_model_does_not_fit_are_refused(model: ZooModel, tmp_path: Path) -> None:
     half, clip = zoo.create("gpt-nano", dtype="mixed_bfloat16"), zoo.create("clip-nano")
-    images_alone = "int8_full is for models that see images, in TFLite"
+    images_alone, lines = "int8_full is for models that see images, in TFLite", list[str]()
     for refused, plan, message in [
         (half, Plan(), "the model computes in bfloat16: load it with dtype float32"),
         (model, Plan(tokens=65), "the fixed number of tokens is 65, and the model reads at most 64"),
@@ -67,8 +67,8 @@ def test_plans_that_a_model_does_not_fit_are_refused(model: ZooModel, tmp_path: 
         (zoo.create("bert-nano", "pretrain"), Plan(("onnx", "huggingface")), "Optimum knows no input like masked_pos"),
     ]:
         with pytest.raises(UserError, match=message):
-            export_bundle(refused, tmp_path / "out", plan=plan)
-    assert list(tmp_path.iterdir()) == []
+            export_bundle(refused, tmp_path / "out", plan=plan, progress=lines.append)
+    assert list(tmp_path.iterdir()) == [] and lines == []  # no work was begun
 
 
 def test_refused_before_any_work(model: ZooModel, tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_files_that_are_no_images_are_refused(vit: tuple[ZooModel, Any]) -> None
         b"BM",
         b"\xff" * 99,
     ]:
-        with pytest.raises(tf.errors.InvalidArgumentError):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes"):
             see(image_bytes=tf.constant([good["png"], data]))
     for wrong, message in [
         (tf.constant(good["png"]), "image_bytes"),

@@ -67,7 +67,7 @@ def test_images_and_texts_are_compared_in_any_numbers(clip: tuple[ZooModel, Func
     assert outputs["label"].shape == (0,) and outputs["probabilities"].shape == (0, 2)
     with pytest.raises(tf.errors.InvalidArgumentError, match="text has to have 1 text or more"):
         functions["serving_default"](image_bytes=[picture(1)], text=[])
-    with pytest.raises(tf.errors.InvalidArgumentError):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes"):
         functions["serving_default"](image_bytes=[b"no image"], text=["a"])
 
 
