@@ -216,7 +216,7 @@ def _make_inputs(
                 np.take(text_ids, np.arange(start, start + mask.size), mode="wrap").reshape(shape) * mask
             )
         elif spec.dtype.startswith("int"):
-            above = spec.highest + 1 if spec.name != "masked_positions" else tokens
+            above = tokens if spec.highest is None else spec.highest + 1  # without a limit of its own, a position
             value = rng.integers(0, above, size=shape, dtype=spec.dtype)
             inputs[spec.name] = value * mask if shape == mask.shape else value
         else:

@@ -189,9 +189,8 @@ class BERTPretraining(BERTMaskedLM):
 
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:
-        longest = self.config.max_length
-        shape = (Axis("batch"), Axis("masked", longest))
-        return (*self.backbone.input_specs, TensorSpec("masked_positions", "int32", shape, highest=longest - 1))
+        masked = TensorSpec("masked_positions", "int32", (Axis("batch"), Axis("masked", self.config.max_length)))
+        return (*self.backbone.input_specs, masked)
 
     def call(
         self, inputs: dict[str, Any], return_weights: bool = False, training: bool | None = None
