@@ -11,7 +11,7 @@ from export.manifest import Manifest
 from zoo.errors import UserError
 
 GOOD: dict[str, Any] = {
-    "format_version": 2,
+    "format_version": 3,
     "name": "gpt",
     "family": "gpt",
     "task": "generate",
@@ -51,7 +51,7 @@ def test_reads_what_it_wrote(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(format_version=1), "format_version 1, and this program reads 2"),
+        (lambda c: c.update(format_version=1), "format_version 1, and this program reads 3"),
         (lambda c: c.pop("format_version"), "format_version None"),
         (lambda c: c.pop("task"), "not a bundle's table of contents .*'task'"),
         (lambda c: c.update(extra=1), "not a bundle's table of contents .*'extra'"),

@@ -73,7 +73,7 @@ def test_greedy_continues_as_the_model_does(bundle: Path, model: ZooModel) -> No
 
 def test_greedy_refuses_what_cannot_be_continued(bundle: Path) -> None:
     for artefact, prompt, count, message in [
-        ("torch", [1], 1, "no artefact 'torch': it has saved_model, saved_model_text, tflite, onnx"),
+        ("torch", [1], 1, "no artefact 'torch': it has saved_model, saved_model_text, tflite, tflite_int8, onnx"),
         ("onnx", [], 1, "the prompt has 0 tokens"),
         ("onnx", [1] * 60, 5, "the prompt has 60 tokens: with 5 new ones, 1 to 59 are possible"),
         ("onnx", [1, 280], 1, "token id 280 is not one of 0 to 279"),
