@@ -12,7 +12,9 @@ import zoo
 from export.saved_model import trace
 from export.signatures import Signature
 from export.text_model import make_tokenizer, text_signatures
+from tests.zoo.reference import assert_close
 from zoo.model import ZooModel
+from zoo.prediction import encode, model_inputs
 from zoo.text import Tokenizer
 from zoo.text.graph import GraphTokenizer
 
@@ -94,3 +96,17 @@ def assert_defined(outputs: dict[str, Any], rows: int) -> None:
         assert value.shape[0] == rows, name
         if value.dtype.is_floating:
             assert np.isfinite(value.numpy()).all(), name
+
+
+def assert_vectors_are_the_model_s(model: ZooModel, functions: Functions) -> None:
+    """Those of whole texts, by the model over the tokenizer that is the reference."""
+    vectors = functions["serving_default"](text=TEXTS)["embedding"]
+    assert_close(vectors, encode(model, model_inputs(model, TEXTS)))
+
+
+def assert_every_token_s_vector_is_the_model_s(model: ZooModel, functions: Functions) -> None:
+    """Likewise."""
+    outputs, inputs = functions["serving_default"](text=TEXTS), model_inputs(model, TEXTS)
+    assert outputs.keys() == {*model.output_names, "padding_mask"}
+    np.testing.assert_array_equal(outputs["padding_mask"], inputs["padding_mask"])
+    assert_close(outputs["sequence"], model(inputs)["sequence"])

@@ -6,10 +6,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.export.served import LABELS, LENGTH, STRINGS, TEXTS, Functions, assert_defined, making, strings
+from tests.export.served import (
+    LABELS,
+    LENGTH,
+    STRINGS,
+    TEXTS,
+    Functions,
+    assert_defined,
+    assert_every_token_s_vector_is_the_model_s,
+    assert_vectors_are_the_model_s,
+    making,
+    strings,
+)
 from tests.zoo.reference import assert_close
 from zoo.model import ZooModel
-from zoo.prediction import Predictor, encode, model_inputs, softmax
+from zoo.prediction import Predictor, model_inputs, softmax
 
 Made = Callable[[str], tuple[ZooModel, Functions]]
 
@@ -90,18 +101,12 @@ def test_masks_are_filled_as_by_the_predictor(made: Made) -> None:
 
 
 def test_vectors_are_the_model_s(made: Made) -> None:
-    model, functions = made("embed")
-    vectors = functions["serving_default"](text=TEXTS)["embedding"]
-    assert_close(vectors, encode(model, model_inputs(model, TEXTS)))
+    assert_vectors_are_the_model_s(*made("embed"))
 
 
 @pytest.mark.full  # the vectors of `embed` are in the quick tier, and any bundle holds its own
 def test_every_token_s_vector_is_the_model_s(made: Made) -> None:
-    model, functions = made("backbone")
-    outputs, inputs = functions["serving_default"](text=TEXTS), model_inputs(model, TEXTS)
-    assert outputs.keys() == {*model.output_names, "padding_mask"}
-    np.testing.assert_array_equal(outputs["padding_mask"], inputs["padding_mask"])
-    assert_close(outputs["sequence"], model(inputs)["sequence"])
+    assert_every_token_s_vector_is_the_model_s(*made("backbone"))
 
 
 # --- whatever is asked
